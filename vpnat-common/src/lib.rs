@@ -1,2 +1,14 @@
+//! The NAT itself, free of I/O.
+//!
+//! [`layout`] is what lies in the BPF maps, shared by the programs and the agent. Everything else is the
+//! pure logic that the programs run on each packet: it sees packets through [`packet::Packet`] and maps
+//! through [`engine::Tables`], so that the host's tests run the very same code on byte slices and hash
+//! maps of their own. Nothing here calls the kernel, allocates or panics.
 #![no_std]
-//! placeholder
+
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod checksum;
+pub mod layout;

@@ -1,0 +1,37 @@
+//! Which device plays which part.
+
+/// Bits of [`Device::roles`].
+pub mod role {
+    /// Pods' packets arrive here.
+    pub const INSIDE: u8 = 1;
+    /// The vendor is reached through here, and replies arrive here.
+    pub const OUTSIDE: u8 = 2;
+    /// The egress hook is attached: packets to a vendor may leave through this device.
+    pub const GUARDED: u8 = 4;
+}
+
+/// A network device, keyed by interface index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Device {
+    /// Bits of [`role`].
+    pub roles: u8,
+    /// Slot in the XDP maps, 0 if XDP cannot send through this device.
+    pub xdp_slot: u8,
+    /// Padding, 0.
+    pub _pad: [u8; 2],
+}
+
+/// A device that XDP may send through, by slot. Slot 0 is never used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct XdpPort {
+    /// Interface index, host byte order; 0 if the slot is free.
+    pub ifindex: u32,
+    /// The device's own Ethernet address.
+    pub mac: [u8; 6],
+    /// Bits of [`role`].
+    pub roles: u8,
+    /// Padding, 0.
+    pub _pad: u8,
+}

@@ -1,0 +1,229 @@
+//! The flow table: two entries per flow, one per direction, each ready to apply.
+
+use super::clock::Moment;
+use crate::addr::{Ip4, Port};
+
+/// IP protocol numbers that are translated (IANA protocol numbers).
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+}
+
+/// The 5-tuple of a packet as it arrives, before any translation.
+///
+/// For an ICMP query the identifier stands where the inside port would be (`src_port` outbound, `dst_port`
+/// inbound) and the other port is 0 (RFC 5508 section 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Ip4,
+    /// Destination address.
+    pub dst: Ip4,
+    /// Source port or query identifier.
+    pub src_port: Port,
+    /// Destination port or query identifier.
+    pub dst_port: Port,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Padding, 0: keys are compared as bytes.
+    pub _pad: [u8; 3],
+}
+
+impl FlowKey {
+    /// A key with its padding zeroed.
+    #[inline(always)]
+    pub const fn new(src: Ip4, src_port: Port, dst: Ip4, dst_port: Port, protocol: u8) -> Self {
+        Self { src, dst, src_port, dst_port, protocol, _pad: [0; 3] }
+    }
+
+    /// Sixteen bits that an entry repeats, so that a slot which the kernel gave to another flow between
+    /// our lookup and our use of it is noticed (preallocated hash slots are reused at once).
+    #[inline(always)]
+    pub const fn check(&self) -> u16 {
+        let ports = (self.src_port.number as u32) << 16 | self.dst_port.number as u32;
+        let mixed = self.src.to_ne() ^ self.dst.to_ne().rotate_left(7) ^ ports.rotate_left(13);
+        (mixed ^ (mixed >> 16)) as u16 ^ self.protocol as u16
+    }
+}
+
+/// Which way a flow entry translates.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// Pod to vendor: the source is rewritten.
+    Outbound = 1,
+    /// Vendor to pod: the destination is restored.
+    Inbound = 2,
+}
+
+impl Direction {
+    /// The direction that a map byte stands for; map bytes are never trusted to be one.
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Outbound),
+            2 => Some(Self::Inbound),
+            _ => None,
+        }
+    }
+}
+
+/// Where a flow is in its life. TCP's names follow RFC 7857 section 2 (from RFC 6146 section 3.5.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// A UDP mapping (RFC 4787).
+    Udp = 1,
+    /// An ICMP query (RFC 5508).
+    IcmpQuery = 2,
+    /// TCP: a SYN was sent, the handshake is not complete.
+    TcpInit = 3,
+    /// TCP: both sides have acknowledged.
+    TcpEstablished = 4,
+    /// TCP: the pod has sent its FIN; half-closed, still open the other way.
+    TcpClientFin = 5,
+    /// TCP: the vendor has sent its FIN; half-closed, still open the other way.
+    TcpServerFin = 6,
+    /// TCP: both FINs were seen.
+    TcpBothFin = 7,
+    /// TCP: a reset was seen; a later packet other than a reset brings the connection back.
+    TcpTrans = 8,
+}
+
+impl Phase {
+    /// The phase that a map byte stands for; map bytes are never trusted to be one.
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Udp),
+            2 => Some(Self::IcmpQuery),
+            3 => Some(Self::TcpInit),
+            4 => Some(Self::TcpEstablished),
+            5 => Some(Self::TcpClientFin),
+            6 => Some(Self::TcpServerFin),
+            7 => Some(Self::TcpBothFin),
+            8 => Some(Self::TcpTrans),
+            _ => None,
+        }
+    }
+
+    /// The name in listings and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::IcmpQuery => "icmp-query",
+            Self::TcpInit => "init",
+            Self::TcpEstablished => "established",
+            Self::TcpClientFin => "client-fin",
+            Self::TcpServerFin => "server-fin",
+            Self::TcpBothFin => "both-fin",
+            Self::TcpTrans => "trans",
+        }
+    }
+}
+
+/// What one side of a TCP connection has sent so far: bits of [`FlowEntry::sent`].
+pub mod sent {
+    /// A SYN (with or without ACK).
+    pub const SYN: u8 = 1;
+    /// A segment with ACK.
+    pub const ACK: u8 = 2;
+    /// A FIN that belongs to the connection.
+    pub const FIN: u8 = 4;
+    /// A RST that belongs to the connection.
+    pub const RST: u8 = 8;
+    /// The acknowledgement of the other side's FIN.
+    pub const FIN_ACKED: u8 = 16;
+}
+
+/// One direction of a flow. One cache line: with the kernel's 48 bytes and the key's 16 in front of it, an
+/// entry is two lines and a lookup that hits touches both once.
+///
+/// The other direction's key follows from this entry and its key: swap the addresses and ports after the
+/// rewrite. Fields are in host byte order unless their type says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(8))]
+pub struct FlowEntry {
+    /// Bytes translated in this direction, IP header included.
+    pub bytes: u64,
+    /// Packets translated in this direction.
+    pub packets: u64,
+    /// This side's timer. The flow lives as long as either side's runs.
+    pub expires: Moment,
+    /// When the flow was made.
+    pub created: Moment,
+    /// The address to write: source when outbound, destination when inbound.
+    pub new_addr: Ip4,
+    /// The port or query identifier to write, likewise.
+    pub new_port: Port,
+    /// Folded one's complement difference of the address rewrite (RFC 1624), constant for the flow.
+    pub addr_delta: u16,
+    /// [`FlowKey::check`] of this entry's own key.
+    pub check: u16,
+    /// Vendor slot, index into the policies.
+    pub vendor: u8,
+    /// Way of translation.
+    pub direction: Direction,
+    /// Shared by both entries of a flow.
+    pub phase: Phase,
+    /// TCP: what this side has sent, see [`sent`].
+    pub sent: u8,
+    /// TCP: this side's window scale (RFC 7323), 0 if it sent none.
+    pub window_scale: u8,
+    /// XDP slot of the device to send through; 0 while unknown.
+    pub out_slot: u8,
+    /// TCP: the sequence number after the last byte this side has sent.
+    pub seq_end: u32,
+    /// TCP: the highest acknowledgement number this side has sent.
+    pub ack: u32,
+    /// TCP: the last timestamp value (RFC 7323) this side has sent.
+    pub ts_val: u32,
+    /// TCP: the last window this side has advertised, not scaled.
+    pub window: u16,
+    /// The second and route generation in which timers and next hop were last looked at.
+    pub stamp: u16,
+    /// Largest packet the next hop takes, bytes from the IP header on.
+    pub mtu: u16,
+    /// Ethernet address of the next hop.
+    pub out_mac: [u8; 6],
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 16);
+const _: () = assert!(size_of::<FlowEntry>() == 64);
+
+/// Names the datagram that a fragment belongs to (RFC 791), as it arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Ip4,
+    /// Destination address.
+    pub dst: Ip4,
+    /// IP identification, host byte order.
+    pub id: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Padding, 0.
+    pub _pad: u8,
+}
+
+/// What the first fragment of a datagram decided for the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct FragmentEntry {
+    /// The address to write: source when outbound, destination when inbound.
+    pub new_addr: Ip4,
+    /// When this decision ends.
+    pub expires: Moment,
+    /// Folded difference of the address rewrite.
+    pub addr_delta: u16,
+    /// Vendor slot.
+    pub vendor: u8,
+    /// Way of translation.
+    pub direction: Direction,
+}
