@@ -128,8 +128,9 @@ fn rustflags(toolchain: &Toolchain, lints: &[&str]) -> OsString {
         // BTF is made from the debug information: without either of these two there is none.
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
-        // 32-bit arithmetic and jumps, in every kernel that vpnat runs on.
-        "-Clink-arg=--cpu=v3".into(),
+        // 32-bit arithmetic and jumps (Linux 5.1). Rustc hands the choice on as `--cpu`, which the
+        // linker refuses to take twice, so it cannot be a link argument.
+        "-Ctarget-cpu=v3".into(),
     ];
     if target.loads_unaligned() {
         // Headers are packed; without this every field is read byte by byte.

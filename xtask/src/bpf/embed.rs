@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
@@ -21,7 +22,18 @@ pub const FILE_NAME: &str = "vpnat-ebpf.o";
 /// On a machine that cannot build them the file is empty and cargo shows a warning, so that
 /// `cargo check`, clippy and editors work everywhere; with [`REQUIRE_ENV`] that is an error.
 /// Programs that *do not compile* are an error always. The agent has to refuse an empty object.
-pub fn embed_for_build_script() -> Result<()> {
+pub fn embed_for_build_script() -> ExitCode {
+    match embed() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Printed here and not returned from `main`, which would add a backtrace of the build script.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn embed() -> Result<()> {
     let root = workspace_root();
     for path in ["vpnat-ebpf", "vpnat-common", "Cargo.lock", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={}", root.join(path).display());

@@ -5,12 +5,12 @@
 //! called at the wrong address, because the loader finds functions by address without regard to
 //! their section; and without BTF the maps lose their field names and the loader its relocations.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use anyhow::{Context, Result};
 use object::{Endianness, File, Object as _, ObjectSection as _, ObjectSymbol as _};
-use object::{RelocationTarget, SectionIndex, SymbolKind};
+use object::{Relocation, RelocationTarget, SectionIndex, SymbolIndex, SymbolKind};
 
 /// Size of one BPF instruction.
 const INSTRUCTION: u64 = 8;
@@ -96,11 +96,7 @@ pub struct Faults(pub Vec<Fault>);
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.0.iter().enumerate() {
-            let separator = if i == 0 { "" } else { "\n" };
-            write!(f, "{separator}- {fault}")?;
-        }
-        Ok(())
+        self.0.iter().try_for_each(|fault| write!(f, "\n- {fault}"))
     }
 }
 
@@ -114,7 +110,8 @@ pub fn inspect(data: &[u8]) -> Result<Summary> {
     faults.extend(
         functions
             .iter()
-            .filter(|f| f.is_stray())
+            // A panic is reported already, and goes away with its cause.
+            .filter(|f| f.is_stray() && !is_panic(&f.name))
             .map(|f| Fault::StrayFunction { symbol: f.name.clone(), section: f.section.clone() }),
     );
     for name in [".BTF", ".BTF.ext"] {
@@ -184,55 +181,75 @@ fn panics(file: &File<'_>, functions: &[Function]) -> Vec<Fault> {
     let names: BTreeSet<_> =
         file.symbols().filter_map(|symbol| symbol.name().ok()).filter(|name| is_panic(name)).collect();
     let calls = if names.is_empty() { Vec::new() } else { calls(file, functions) };
-    names
-        .into_iter()
-        .map(|name| {
-            let callers = calls.iter().filter(|call| call.callee == name && !is_panic(&call.caller));
-            let callers: BTreeSet<_> = callers.map(|call| call.caller.clone()).collect();
-            Fault::Panics { symbol: name.to_owned(), callers: callers.into_iter().collect() }
-        })
-        .collect()
+    let mut faults = Vec::new();
+    for name in names {
+        let callers: BTreeSet<_> = calls.iter().filter(|call| call.callee == name).collect();
+        let (inner, outer): (Vec<_>, Vec<_>) = callers.into_iter().partition(|call| is_panic(&call.caller));
+        // What only other panics call goes away with them.
+        if inner.is_empty() || !outer.is_empty() {
+            let callers = outer.into_iter().map(|call| call.caller.clone()).collect();
+            faults.push(Fault::Panics { symbol: name.to_owned(), callers });
+        }
+    }
+    faults
 }
 
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Call {
     caller: String,
     callee: String,
 }
 
-/// Calls that the linker left to the loader, which with BPF are all those between functions.
+/// Calls between functions: instruction `0x85` with source register 1.
 fn calls(file: &File<'_>, functions: &[Function]) -> Vec<Call> {
     let mut calls = Vec::new();
     for section in file.sections() {
         let Ok(code) = section.data() else { continue };
-        for (at, relocation) in section.relocations() {
+        let relocations: HashMap<_, _> = section.relocations().collect();
+        for (at, instruction) in
+            (0..).step_by(INSTRUCTION as usize).zip(code.chunks_exact(INSTRUCTION as usize))
+        {
             let Some(caller) = functions.iter().find(|f| f.contains(section.index(), at)) else { continue };
-            let RelocationTarget::Symbol(index) = relocation.target() else { continue };
-            let Ok(symbol) = file.symbol_by_index(index) else { continue };
-            let callee = match symbol.kind() {
-                SymbolKind::Section => symbol.section_index().and_then(|index| {
-                    let address = call_address(code, at, file.endianness())?;
-                    functions.iter().find(|f| f.contains(index, address)).map(|f| f.name.as_str())
-                }),
-                _ => symbol.name().ok(),
+            let Some(immediate) = call_immediate(instruction, file.endianness()) else { continue };
+            let callee = match relocations.get(&at).map(Relocation::target) {
+                Some(RelocationTarget::Symbol(index)) => callee(file, functions, index, immediate),
+                // Within a section nothing is left to relocate: the distance from the next instruction.
+                _ => {
+                    function_at(functions, section.index(), at as i64 + (immediate + 1) * INSTRUCTION as i64)
+                }
             };
             if let Some(callee) = callee {
-                calls.push(Call { caller: caller.name.clone(), callee: callee.to_owned() });
+                calls.push(Call { caller: caller.name.clone(), callee });
             }
         }
     }
     calls
 }
 
-/// Where the call at `at` goes, if the relocation names only the section: its immediate counts
-/// instructions from the one before the section's first.
-fn call_address(code: &[u8], at: u64, endianness: Endianness) -> Option<u64> {
-    let at = usize::try_from(at).ok()?;
-    let bytes = code.get(at + 4..at + 8)?.try_into().ok()?;
-    let immediate = match endianness {
-        Endianness::Little => i32::from_le_bytes(bytes),
-        Endianness::Big => i32::from_be_bytes(bytes),
+fn call_immediate(instruction: &[u8], endianness: Endianness) -> Option<i64> {
+    let [0x85, registers, _, _, immediate @ ..] = instruction else { return None };
+    let immediate: [u8; 4] = immediate.try_into().ok()?;
+    let (source, immediate) = match endianness {
+        Endianness::Little => (registers >> 4, i32::from_le_bytes(immediate)),
+        Endianness::Big => (registers & 0xf, i32::from_be_bytes(immediate)),
     };
-    u64::try_from(i64::from(immediate) + 1).ok()?.checked_mul(INSTRUCTION)
+    (source == 1).then_some(i64::from(immediate))
+}
+
+fn callee(file: &File<'_>, functions: &[Function], index: SymbolIndex, immediate: i64) -> Option<String> {
+    let symbol = file.symbol_by_index(index).ok()?;
+    match symbol.kind() {
+        // Instructions from the one before the section's first.
+        SymbolKind::Section => {
+            function_at(functions, symbol.section_index()?, (immediate + 1) * INSTRUCTION as i64)
+        }
+        _ => symbol.name().ok().map(str::to_owned),
+    }
+}
+
+fn function_at(functions: &[Function], section: SectionIndex, address: i64) -> Option<String> {
+    let address = u64::try_from(address).ok()?;
+    functions.iter().find(|f| f.contains(section, address)).map(|f| f.name.clone())
 }
 
 #[cfg(test)]

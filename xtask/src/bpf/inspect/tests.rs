@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
+use object::write::{self, Object, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{Architecture, BinaryFormat, RelocationFlags, SectionKind, SymbolFlags, SymbolScope, elf};
 
 use super::*;
@@ -62,7 +62,7 @@ impl Elf {
         let id = self.section(section, SectionKind::Text);
         let flags = RelocationFlags::Elf { r_type: elf::R_BPF_64_32 };
         self.object
-            .add_relocation(id, Relocation { offset, symbol, addend: 0, flags })
+            .add_relocation(id, write::Relocation { offset, symbol, addend: 0, flags })
             .expect("a relocation that the format has");
     }
 
@@ -113,6 +113,31 @@ fn a_call_by_section_and_immediate_is_followed() {
     elf.relocate_call("classifier", 0, text);
     let expected = Fault::Panics { symbol: PANIC.to_owned(), callers: vec!["vpnat_egress".to_owned()] };
     assert_eq!(elf.faults(), [expected]);
+}
+
+#[test]
+fn a_call_within_the_section_is_followed() {
+    let mut elf = Elf::sound();
+    elf.function(".text.unlikely.", PANIC, &[EXIT]);
+    let mut back = CALL;
+    // From the instruction after the call at 2 to the one at 0.
+    back[4..].copy_from_slice(&(-3_i32).to_le_bytes());
+    elf.function(".text.unlikely.", "refuse", &[EXIT, back, EXIT]);
+    let faults = elf.faults();
+    let expected = Fault::Panics { symbol: PANIC.to_owned(), callers: vec!["refuse".to_owned()] };
+    assert_eq!(faults[0], expected);
+    let stray = Fault::StrayFunction { symbol: "refuse".into(), section: ".text.unlikely.".into() };
+    assert_eq!(faults[1..], [stray]);
+}
+
+#[test]
+fn a_panic_reached_only_from_another_is_not_reported_twice() {
+    let mut elf = Elf::sound();
+    elf.function(".text", "_ZN4core9panicking9panic_fmt17h0123456789abcdefE", &[EXIT]);
+    let mut back = CALL;
+    back[4..].copy_from_slice(&(-2_i32).to_le_bytes());
+    elf.function(".text", PANIC, &[back, EXIT]);
+    assert_eq!(elf.faults(), [Fault::Panics { symbol: PANIC.to_owned(), callers: Vec::new() }]);
 }
 
 #[test]
