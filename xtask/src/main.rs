@@ -1,2 +1,43 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: set-up, build, lints, tests and the demo of vpnat, one file per verb.
+
+mod apt;
+mod needs;
+mod results;
+mod run;
+mod sources;
+mod verb;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, build, lints, tests and the demo of vpnat.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Setup(verb::setup::Args),
+    Build(verb::build::Args),
+    Lint(verb::lint::Args),
+    Test(verb::test::Args),
+    Demo(verb::demo::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup(args) => verb::setup::run(&args),
+        Verb::Build(args) => verb::build::run(&args),
+        Verb::Lint(args) => verb::lint::run(&args),
+        Verb::Test(args) => verb::test::run(&args),
+        Verb::Demo(args) => verb::demo::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

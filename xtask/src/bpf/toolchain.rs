@@ -149,6 +149,11 @@ fn rustup_nightly() -> Result<PathBuf, String> {
     answer(&mut command).map(PathBuf::from)
 }
 
+/// Whether a release, such as `1.96.0` or a package's `1.96.0+dfsg1-1`, can build the workspace.
+pub fn is_recent(release: &str) -> bool {
+    parse_version(release) >= parse_version(env!("CARGO_PKG_RUST_VERSION"))
+}
+
 /// What a compiler says about itself.
 struct Compiler {
     rustc: PathBuf,
@@ -178,8 +183,8 @@ impl Compiler {
 
     /// Takes or refuses the compiler by what lies on the disk.
     fn judge(self) -> Result<(Self, Core, PathBuf), String> {
-        let needed = env!("CARGO_PKG_RUST_VERSION");
-        if parse_version(&self.release) < parse_version(needed) {
+        if !is_recent(&self.release) {
+            let needed = env!("CARGO_PKG_RUST_VERSION");
             return Err(format!("release {} is older than {needed}", self.release));
         }
         let core = if has_core(&self.target_libdir) {
@@ -301,6 +306,13 @@ mod tests {
         folder.write("lib/libLLVM.so.922.1", b"\x7fELF");
         folder.write(&format!("{LIBDIR}/libcore-0123.rlib"), b"");
         assert!(refusal(compiler(&folder, "1.63.0")).contains("1.63.0 is older than"));
+    }
+
+    #[test]
+    fn debians_versions_compare_with_releases() {
+        assert!(is_recent("1.96.0+dfsg1-1~deb12u2"));
+        assert!(!is_recent("1.85.0+dfsg3-1~deb12u3"));
+        assert!(!is_recent("gibberish"));
     }
 
     #[test]

@@ -1,0 +1,50 @@
+//! `build`: the BPF programs and the agent that carries them.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use xtask::bpf::{self, Object, Target};
+use xtask::workspace_root;
+
+use super::setup::{self, Scope};
+use crate::run;
+
+/// Build the BPF programs and the agent.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Build the agent without optimisation (the BPF programs are always optimised)
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(&[Scope::Build])?;
+    let object = programs()?;
+    agent(args.debug)?;
+    let Object { path, summary } = &object;
+    println!("BPF object  {} ({} KiB)", path.display(), summary.bytes.div_ceil(1024));
+    for program in &summary.programs {
+        let (section, name) = (&program.section, &program.name);
+        println!("  {section:<16} {name:<24} {:>6} instructions", program.instructions);
+    }
+    let profile = if args.debug { "debug" } else { "release" };
+    println!("agent       {}", run::target_dir().join(profile).join("vpnat").display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds and inspects the BPF object, in the folder where the agent's build script finds it made.
+fn programs() -> Result<Object> {
+    let toolchain = bpf::find(&Target::host())?;
+    eprintln!("building the BPF programs with rustc {} ({})", toolchain.release, toolchain.rustc.display());
+    bpf::build(&toolchain, &workspace_root(), &run::target_dir().join("bpf"))
+}
+
+/// Builds the agent with the programs in it.
+pub fn agent(debug: bool) -> Result<()> {
+    let mut command = run::cargo_with_bpf(&["build", "--package", "vpnat-agent"]);
+    if !debug {
+        command.arg("--release");
+    }
+    run::run(&mut command)
+}

@@ -1,0 +1,7 @@
+//! The verbs of `cargo xtask`.
+
+pub mod build;
+pub mod demo;
+pub mod lint;
+pub mod setup;
+pub mod test;

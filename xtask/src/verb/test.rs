@@ -1,0 +1,193 @@
+//! `test`: the tiers of tests, with one line at the end that sums them up.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use super::build;
+use super::setup::{self, Scope};
+use crate::results::Tally;
+use crate::run::{self, output};
+
+/// Tests of the lab at a time: each has namespaces of its own, but all share the machine's cores.
+const LAB_THREADS: &str = "2";
+
+/// Run the tests. The last line printed is the sum, `N passed, N failed`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run this tier only (may be given several times)
+    #[arg(long, value_enum)]
+    tier: Vec<Tier>,
+    /// Arguments for the test harness, such as a part of a test's name
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// A group of tests that need the same of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    /// On the host, without root
+    Unit,
+    /// The BPF programs on single packets, as root
+    Bpf,
+    /// Whole paths in network namespaces, as root
+    Lab,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let all = [Tier::Unit, Tier::Bpf, Tier::Lab];
+    let tiers: Vec<_> = all.into_iter().filter(|t| args.tier.is_empty() || args.tier.contains(t)).collect();
+    let mut sum = Tally::default();
+    for tier in tiers {
+        println!("== {}", tier.heading());
+        sum += tier.run(&args.filter).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            Tally { failed: 1, ..Tally::default() }
+        });
+    }
+    if sum.ran() == 0 {
+        eprintln!("error: no test matches {:?}", args.filter.join(" "));
+    }
+    let success = sum.failed == 0 && sum.ran() > 0;
+    println!("{sum}");
+    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Tier {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Unit => "unit tests",
+            Self::Bpf => "bpf tests: single packets through the programs",
+            Self::Lab => "lab tests: whole paths in network namespaces",
+        }
+    }
+
+    fn run(self, filter: &[String]) -> Result<Tally> {
+        let scopes: &[Scope] = if self == Self::Lab { &[Scope::Build, Scope::Lab] } else { &[Scope::Build] };
+        setup::ensure(scopes)?;
+        if self == Self::Lab {
+            build::agent(false)?;
+        }
+        let mut tally = Tally::default();
+        for mut command in self.commands(filter)? {
+            tally += stream(&mut command)?;
+        }
+        if tally.ran() == 0 && filter.is_empty() {
+            anyhow::bail!("the tier ran no test at all");
+        }
+        Ok(tally)
+    }
+
+    fn commands(self, filter: &[String]) -> Result<Vec<Command>> {
+        let mut commands = Vec::new();
+        for args in self.cargo_args() {
+            let mut command = run::cargo_with_bpf(&["test", "--no-fail-fast"]);
+            command.args(*args);
+            if self != Self::Unit {
+                command.env("VPNAT_BIN", run::agent_binary());
+                run_as_root(&mut command)?;
+            }
+            command.arg("--").args(harness_args(self, filter));
+            commands.push(command);
+        }
+        Ok(commands)
+    }
+
+    /// What is tested, for each call of cargo.
+    fn cargo_args(self) -> &'static [&'static [&'static str]] {
+        match self {
+            // The scenarios of `tests` are the other tiers; here only the lab's own parts.
+            Self::Unit => &[
+                &["--package", "vpnat-common", "--package", "vpnat-agent", "--package", "xtask"],
+                &["--package", "tests", "--lib"],
+            ],
+            Self::Bpf => &[&["--release", "--package", "tests", "--test", "bpf"]],
+            Self::Lab => &[&["--release", "--package", "tests", "--test", "lab"]],
+        }
+    }
+}
+
+fn harness_args(tier: Tier, filter: &[String]) -> Vec<String> {
+    let mut args = filter.to_vec();
+    let chosen = filter.iter().any(|arg| arg.starts_with("--test-threads"));
+    if tier == Tier::Lab && !chosen {
+        args.push(format!("--test-threads={LAB_THREADS}"));
+    }
+    args
+}
+
+/// Cargo stays with the user, whose folders it writes; only the test binaries become root.
+fn run_as_root(cargo: &mut Command) -> Result<()> {
+    let prefix = run::root_prefix()?;
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    let version = output("rustc", &["-vV"]).context("`rustc -vV` does not work")?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("`rustc -vV` names no host")?;
+    cargo.env(runner_variable(host), prefix.join(" "));
+    Ok(())
+}
+
+fn runner_variable(triple: &str) -> String {
+    format!("CARGO_TARGET_{}_RUNNER", triple.to_uppercase().replace('-', "_"))
+}
+
+/// Runs a call of `cargo test`, passing its output on and adding up its result lines.
+fn stream(command: &mut Command) -> Result<Tally> {
+    eprintln!("$ {}", run::shown(command));
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let mut tally = Tally::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.context("cannot read what the tests print")?;
+            let line = String::from_utf8_lossy(&line);
+            tally += Tally::parse(&line).unwrap_or_default();
+            // A reader that has gone away is no reason to stop the tests.
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() && tally.failed == 0 {
+        // Not compiled, or died before it could say how many failed.
+        eprintln!("error: `{}` failed ({status})", run::shown(command));
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn the_lab_runs_two_at_a_time_unless_told_otherwise() {
+        assert_eq!(harness_args(Tier::Lab, &words(&["icmp"])), words(&["icmp", "--test-threads=2"]));
+        let told = words(&["--test-threads=1"]);
+        assert_eq!(harness_args(Tier::Lab, &told), told);
+        assert_eq!(harness_args(Tier::Unit, &[]), words(&[]));
+    }
+
+    #[test]
+    fn the_runner_is_named_for_the_host() {
+        let name = runner_variable("x86_64-unknown-linux-gnu");
+        assert_eq!(name, "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER");
+    }
+
+    #[test]
+    fn output_is_summed_and_a_silent_failure_counts() {
+        let line = "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
+        let sum = |script: &str| stream(Command::new("sh").args(["-c", script])).expect("a shell");
+        let twice = sum(&format!("echo '{line}'; echo '{line}'"));
+        assert_eq!(twice, Tally { passed: 4, failed: 0, skipped: 2 });
+        let died = sum(&format!("echo '{line}'; exit 101"));
+        assert_eq!(died, Tally { passed: 2, failed: 1, skipped: 1 });
+    }
+}
