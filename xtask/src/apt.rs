@@ -13,8 +13,8 @@ use xtask::lookup;
 
 use crate::run::{self, as_root, output};
 
-/// Units that the packages of the lab bring along enabled.
-const UNITS: [&str; 1] = ["strongswan.service"];
+/// Packages of the lab that bring along an enabled unit.
+const UNITS: [(&str, &str); 1] = [("charon-systemd", "strongswan.service")];
 
 /// Package lists older than this name versions that mirrors have dropped.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,7 +46,7 @@ impl Apt {
         if lists_are_stale() || packages.iter().any(|package| policy(package).is_none()) {
             self.update()?;
         }
-        let services = HeldServices::hold()?;
+        let services = HeldServices::hold(packages)?;
         let mut installed = install_once(packages);
         if installed.is_err() && !self.updated {
             self.update()?;
@@ -91,13 +91,14 @@ fn lists_are_stale() -> bool {
 struct HeldServices(Vec<&'static str>);
 
 impl HeldServices {
-    fn hold() -> Result<Self> {
+    fn hold(packages: &[&str]) -> Result<Self> {
         let absent = |unit: &&str| {
             ["/lib/systemd/system", "/etc/systemd/system"]
                 .iter()
                 .all(|dir| !Path::new(dir).join(unit).exists())
         };
-        let units: Vec<_> = UNITS.into_iter().filter(absent).collect();
+        let brought = UNITS.iter().filter(|(package, _)| packages.contains(package));
+        let units: Vec<_> = brought.map(|&(_, unit)| unit).filter(absent).collect();
         if systemd_runs() && !units.is_empty() {
             run::run(as_root("systemctl")?.args(["--quiet", "--runtime", "mask"]).args(&units))?;
         }
