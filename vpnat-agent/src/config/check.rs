@@ -1,0 +1,342 @@
+//! The rules between the parts of a configuration. All that are broken are reported, not only the first.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Component;
+
+use toml::Spanned;
+use vpnat_common::layout::vendor::Timeouts;
+use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
+
+use super::issue::Issue;
+use super::{Config, PortRange, Prefix, Vendor, schema};
+
+/// Broken rules with their offsets in the file.
+pub type Issues = Vec<(usize, Issue)>;
+
+/// A prefix and where it stands.
+#[derive(Clone, Copy)]
+struct Placed<T> {
+    value: T,
+    offset: usize,
+}
+
+/// A vendor's lists with their places, for the rules between vendors.
+struct Lists {
+    name: Placed<usize>,
+    cidrs: Vec<Placed<Prefix>>,
+    egress_ips: Vec<Placed<Ipv4Addr>>,
+    allow_from: Vec<Placed<Prefix>>,
+}
+
+/// Turns the file into a configuration, or says everything that is wrong with it.
+pub fn check(file: schema::File) -> Result<Config, Issues> {
+    let mut issues = Issues::new();
+    let mut warnings = Vec::new();
+
+    let datapath_offset = file.datapath.span().start;
+    let datapath = file.datapath.into_inner();
+    let inside = devices("inside", &datapath.inside, &mut issues);
+    let outside = devices("outside", &datapath.outside, &mut issues);
+    let max_flows = max_flows(datapath.max_flows.as_ref(), &mut issues);
+    pin_root(&file.agent, datapath_offset, &mut issues);
+
+    if file.vendor.is_empty() {
+        issues.push((0, Issue::NoVendor));
+    }
+    if file.vendor.len() >= MAX_VENDORS as usize {
+        let offset = file.vendor[MAX_VENDORS as usize - 1].span().start;
+        issues.push((offset, Issue::TooManyVendors { count: file.vendor.len() }));
+    }
+
+    let mut vendors = Vec::new();
+    let mut lists = Vec::new();
+    for (position, entry) in file.vendor.into_iter().enumerate() {
+        let (vendor, placed) = vendor(position, entry.into_inner(), &mut issues, &mut warnings);
+        vendors.push(vendor);
+        lists.push(placed);
+    }
+    between_vendors(&vendors, &lists, &mut issues);
+
+    if issues.is_empty() {
+        Ok(Config {
+            metrics: file.agent.metrics,
+            pin_root: file.agent.bpffs,
+            enable_forwarding: file.agent.enable_forwarding,
+            inside,
+            outside,
+            xdp: datapath.xdp,
+            max_flows,
+            vendors,
+            warnings,
+        })
+    } else {
+        issues.sort_by_key(|(offset, _)| *offset);
+        Err(issues)
+    }
+}
+
+fn devices(list: &'static str, names: &Spanned<schema::Texts>, issues: &mut Issues) -> Vec<String> {
+    if names.get_ref().is_empty() {
+        issues.push((names.span().start, Issue::EmptyList { list }));
+    }
+    let mut seen: Vec<String> = Vec::new();
+    for entry in names.get_ref() {
+        let name = entry.get_ref();
+        // The kernel's own rule (`dev_valid_name`).
+        let valid = !name.is_empty()
+            && name.len() < libc::IFNAMSIZ
+            && name != "."
+            && name != ".."
+            && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+        let issue = if !valid {
+            Issue::BadDeviceName { name: name.clone() }
+        } else if name == "lo" {
+            Issue::LoopbackDevice
+        } else if seen.contains(name) {
+            Issue::DuplicateDevice { name: name.clone(), list }
+        } else {
+            seen.push(name.clone());
+            continue;
+        };
+        issues.push((entry.span().start, issue));
+    }
+    seen
+}
+
+fn max_flows(value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
+    let Some(entry) = value else { return super::DEFAULT_MAX_FLOWS };
+    let value = *entry.get_ref();
+    if !(1024..=super::MAX_MAX_FLOWS).contains(&value) {
+        issues.push((entry.span().start, Issue::MaxFlowsOutOfRange { value }));
+    }
+    value
+}
+
+/// The BPF file system refuses names with dots.
+fn pin_root(agent: &schema::Agent, offset: usize, issues: &mut Issues) {
+    let path = &agent.bpffs;
+    let plain = path.is_absolute()
+        && path.components().skip(1).all(|component| match component {
+            Component::Normal(name) => !name.as_encoded_bytes().contains(&b'.'),
+            _ => false,
+        });
+    if !plain {
+        issues.push((offset, Issue::BadPinRoot { path: path.display().to_string() }));
+    }
+}
+
+fn vendor(
+    position: usize,
+    raw: schema::Vendor,
+    issues: &mut Issues,
+    warnings: &mut Vec<String>,
+) -> (Vendor, Lists) {
+    let name = raw.name.get_ref().clone();
+    if !is_label(&name) {
+        issues.push((raw.name.span().start, Issue::BadVendorName { name: name.clone() }));
+    }
+    let cidrs = prefixes("cidrs", &raw.cidrs, issues);
+    let exempt = placed_prefixes(&raw.exempt, issues);
+    for entry in &exempt {
+        let prefix = entry.value;
+        if cidrs.iter().any(|cidr| cidr.value == prefix) {
+            issues.push((entry.offset, Issue::ExemptIsCidr { prefix }));
+        } else if !cidrs.iter().any(|cidr| cidr.value.covers(prefix)) {
+            issues.push((entry.offset, Issue::ExemptOutside { prefix }));
+        }
+    }
+    let egress_ips = egress_addresses(&raw.egress_ips, issues);
+    let allow_from = prefixes("allow_from", &raw.allow_from, issues);
+    let ports = raw.ports.as_ref().map_or(PortRange { min: 1024, max: 65535 }, |text| ports(text, issues));
+    let timeouts = timeouts(&name, &raw.timeouts, issues, warnings);
+    let vendor = Vendor {
+        name,
+        cidrs: values(&cidrs),
+        exempt: values(&exempt),
+        egress_ips: values(&egress_ips),
+        allow_from: values(&allow_from),
+        ports,
+        tcp_pick_up: raw.tcp_pick_up.unwrap_or(true),
+        timeouts,
+    };
+    let name = Placed { value: position, offset: raw.name.span().start };
+    (vendor, Lists { name, cidrs, egress_ips, allow_from })
+}
+
+fn values<T: Copy>(placed: &[Placed<T>]) -> Vec<T> {
+    placed.iter().map(|entry| entry.value).collect()
+}
+
+/// Fit for a metric label, a file name and the 15 bytes of the map layout.
+fn is_label(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+fn prefixes(list: &'static str, texts: &Spanned<schema::Texts>, issues: &mut Issues) -> Vec<Placed<Prefix>> {
+    if texts.get_ref().is_empty() {
+        issues.push((texts.span().start, Issue::EmptyList { list }));
+    }
+    placed_prefixes(texts.get_ref(), issues)
+}
+
+fn placed_prefixes(texts: &[Spanned<String>], issues: &mut Issues) -> Vec<Placed<Prefix>> {
+    let mut prefixes: Vec<Placed<Prefix>> = Vec::new();
+    for text in texts {
+        let offset = text.span().start;
+        match text.get_ref().parse::<Prefix>() {
+            Ok(prefix) if prefixes.iter().any(|entry| entry.value == prefix) => {
+                issues.push((offset, Issue::DuplicatePrefix { prefix }));
+            }
+            Ok(value) => prefixes.push(Placed { value, offset }),
+            Err(error) => issues.push((offset, Issue::Prefix(error))),
+        }
+    }
+    prefixes
+}
+
+fn egress_addresses(texts: &Spanned<schema::Texts>, issues: &mut Issues) -> Vec<Placed<Ipv4Addr>> {
+    let start = texts.span().start;
+    let count = texts.get_ref().len();
+    if count == 0 {
+        issues.push((start, Issue::EmptyList { list: "egress_ips" }));
+    }
+    if count > MAX_EGRESS_PER_VENDOR {
+        issues.push((start, Issue::TooManyEgress { count }));
+    }
+    let mut addresses: Vec<Placed<Ipv4Addr>> = Vec::new();
+    for entry in texts.get_ref() {
+        let offset = entry.span().start;
+        let text = entry.get_ref();
+        let issue = match text.parse::<Ipv4Addr>() {
+            Ok(address) if unusable(address) => Issue::UnusableEgress { address },
+            Ok(address) if addresses.iter().any(|known| known.value == address) => {
+                Issue::DuplicateEgress { address }
+            }
+            Ok(value) => {
+                addresses.push(Placed { value, offset });
+                continue;
+            }
+            Err(_) if text.parse::<Ipv6Addr>().is_ok() => Issue::Ipv6Address { text: text.clone() },
+            Err(_) => Issue::BadAddress { text: text.clone() },
+        };
+        issues.push((offset, issue));
+    }
+    addresses
+}
+
+/// Not a unicast source: this network, loopback, multicast, reserved, broadcast.
+fn unusable(address: Ipv4Addr) -> bool {
+    let first = address.octets()[0];
+    first == 0 || address.is_loopback() || first >= 224
+}
+
+fn ports(entry: &Spanned<String>, issues: &mut Issues) -> PortRange {
+    let text = entry.get_ref();
+    let number = |text: &str| text.trim().parse::<u16>().ok();
+    let range = text.split_once('-').and_then(|(min, max)| Some((number(min)?, number(max)?)));
+    let issue = match range {
+        None => Issue::BadPorts { text: text.clone() },
+        Some((min, max)) if min > max => Issue::PortsReversed { min, max },
+        Some((min, max)) if min < 1024 => Issue::PortsTooLow { min, max },
+        Some((min, max)) => return PortRange { min, max },
+    };
+    issues.push((entry.span().start, issue));
+    PortRange { min: 1024, max: 65535 }
+}
+
+/// A year: any longer is a mistake, and far below where second counters wrap.
+const LONGEST_TIMEOUT: u32 = 31_536_000;
+
+/// A minimum that the RFC words as MUST NOT is an error below it unless `allow_short` is set, and then a
+/// warning: load tests and middleboxes on the way can be reasons, a typing mistake is the commoner one.
+fn timeouts(
+    vendor: &str,
+    raw: &schema::Timeouts,
+    issues: &mut Issues,
+    warnings: &mut Vec<String>,
+) -> Timeouts {
+    let mut take = |name, value: &Option<Spanned<u32>>, default, minimum, rule| {
+        let Some(entry) = value else { return default };
+        let seconds = *entry.get_ref();
+        if !(1..=LONGEST_TIMEOUT).contains(&seconds) {
+            issues.push((entry.span().start, Issue::TimeoutOutOfRange { name, seconds }));
+        } else if seconds < minimum {
+            let issue = Issue::TimeoutTooShort { name, seconds, minimum, rule };
+            if raw.allow_short {
+                warnings.push(format!("vendor `{vendor}`: {issue}, accepted because of allow_short"));
+            } else {
+                issues.push((entry.span().start, issue));
+            }
+        }
+        seconds
+    };
+    let default = Timeouts::DEFAULT;
+    Timeouts {
+        udp: take("udp", &raw.udp, default.udp, 120, "RFC 4787 REQ-5"),
+        icmp_query: take("icmp_query", &raw.icmp_query, default.icmp_query, 60, "RFC 5508 REQ-2"),
+        // RFC 7857 section 2.1 lets an operator set this one below four minutes.
+        tcp_init: take("tcp_init", &raw.tcp_init, default.tcp_init, 1, "RFC 7857 section 2.1"),
+        tcp_established: take(
+            "tcp_established",
+            &raw.tcp_established,
+            default.tcp_established,
+            7440,
+            "RFC 5382 REQ-5",
+        ),
+        tcp_closing: take("tcp_closing", &raw.tcp_closing, default.tcp_closing, 240, "RFC 5382 REQ-5"),
+        tcp_trans: take("tcp_trans", &raw.tcp_trans, default.tcp_trans, 240, "RFC 7857 section 2.2"),
+    }
+}
+
+fn between_vendors(vendors: &[Vendor], lists: &[Lists], issues: &mut Issues) {
+    let name_of = |list: &Lists| vendors[list.name.value].name.clone();
+    for (position, list) in lists.iter().enumerate() {
+        let name = name_of(list);
+        for earlier in &lists[..position] {
+            if name == name_of(earlier) {
+                issues.push((list.name.offset, Issue::DuplicateVendor { name: name.clone() }));
+            }
+            for cidr in &list.cidrs {
+                if let Some(other) = earlier.cidrs.iter().find(|other| other.value.overlaps(cidr.value)) {
+                    issues.push((
+                        cidr.offset,
+                        Issue::VendorOverlap {
+                            prefix: cidr.value,
+                            vendor: name.clone(),
+                            other: other.value,
+                            other_vendor: name_of(earlier),
+                        },
+                    ));
+                }
+            }
+        }
+        for other in lists {
+            for egress in &list.egress_ips {
+                let address = egress.value;
+                let holds = |entries: &[Placed<Prefix>]| {
+                    entries.iter().map(|entry| entry.value).find(|prefix| prefix.contains(address))
+                };
+                if let Some(prefix) = holds(&other.allow_from) {
+                    let issue = Issue::EgressInsideAllowed { address, prefix, vendor: name_of(other) };
+                    issues.push((egress.offset, issue));
+                }
+                if let Some(prefix) = holds(&other.cidrs) {
+                    let issue = Issue::EgressInsideVendor { address, prefix, vendor: name_of(other) };
+                    issues.push((egress.offset, issue));
+                }
+            }
+            for allowed in &list.allow_from {
+                if let Some(cidr) = other.cidrs.iter().find(|cidr| cidr.value.overlaps(allowed.value)) {
+                    let issue = Issue::AllowedIsVendor {
+                        prefix: allowed.value,
+                        other: cidr.value,
+                        vendor: name_of(other),
+                    };
+                    issues.push((allowed.offset, issue));
+                }
+            }
+        }
+    }
+}

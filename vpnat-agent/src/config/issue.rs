@@ -1,0 +1,145 @@
+//! What can be wrong with a configuration, in words, and what to do about it.
+
+use std::net::Ipv4Addr;
+
+use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
+
+use super::prefix::{Prefix, PrefixError};
+
+/// A broken rule. `Display` says what; [`Issue::remedy`] says what to do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its variant is")]
+pub enum Issue {
+    #[error("{}", one_line(message))]
+    Syntax { message: String },
+    #[error("no vendor is configured")]
+    NoVendor,
+    #[error("{count} vendors are configured, more than {}", MAX_VENDORS - 1)]
+    TooManyVendors { count: usize },
+    #[error("the vendor name `{name}` is used twice")]
+    DuplicateVendor { name: String },
+    #[error("`{name}` is not a usable vendor name")]
+    BadVendorName { name: String },
+    #[error("`{list}` is empty")]
+    EmptyList { list: &'static str },
+    #[error("{0}")]
+    Prefix(PrefixError),
+    #[error("`{text}` is not an IPv4 address")]
+    BadAddress { text: String },
+    #[error("`{text}` is IPv6, which vpnat does not translate")]
+    Ipv6Address { text: String },
+    #[error("{address} cannot be a source address of the vendor's traffic")]
+    UnusableEgress { address: Ipv4Addr },
+    #[error("egress address {address} is listed twice")]
+    DuplicateEgress { address: Ipv4Addr },
+    #[error("{count} egress addresses, more than {MAX_EGRESS_PER_VENDOR}")]
+    TooManyEgress { count: usize },
+    #[error("prefix {prefix} is listed twice")]
+    DuplicatePrefix { prefix: Prefix },
+    #[error("{prefix} of vendor `{vendor}` overlaps {other} of vendor `{other_vendor}`")]
+    VendorOverlap { prefix: Prefix, vendor: String, other: Prefix, other_vendor: String },
+    #[error("egress address {address} lies inside allow_from {prefix} of vendor `{vendor}`")]
+    EgressInsideAllowed { address: Ipv4Addr, prefix: Prefix, vendor: String },
+    #[error("egress address {address} lies inside {prefix} of vendor `{vendor}`")]
+    EgressInsideVendor { address: Ipv4Addr, prefix: Prefix, vendor: String },
+    #[error("allow_from {prefix} overlaps {other} of vendor `{vendor}`")]
+    AllowedIsVendor { prefix: Prefix, other: Prefix, vendor: String },
+    #[error("exempt {prefix} is not inside the vendor's cidrs")]
+    ExemptOutside { prefix: Prefix },
+    #[error("exempt {prefix} is also in the vendor's cidrs")]
+    ExemptIsCidr { prefix: Prefix },
+    #[error("`{text}` is not a port range")]
+    BadPorts { text: String },
+    #[error("port range {min}-{max} is reversed")]
+    PortsReversed { min: u16, max: u16 },
+    #[error("port range {min}-{max} reaches below 1024")]
+    PortsTooLow { min: u16, max: u16 },
+    #[error("timeout `{name}` of {seconds} s is below the minimum of {minimum} s ({rule})")]
+    TimeoutTooShort { name: &'static str, seconds: u32, minimum: u32, rule: &'static str },
+    #[error("timeout `{name}` of {seconds} s is out of range")]
+    TimeoutOutOfRange { name: &'static str, seconds: u32 },
+    #[error("`{name}` is not a device name")]
+    BadDeviceName { name: String },
+    #[error("device `{name}` is listed twice in `{list}`")]
+    DuplicateDevice { name: String, list: &'static str },
+    #[error("the loopback device cannot be inside or outside")]
+    LoopbackDevice,
+    #[error("max_flows = {value} is out of range")]
+    MaxFlowsOutOfRange { value: u32 },
+    #[error("the pin directory `{path}` is not an absolute path of plain names")]
+    BadPinRoot { path: String },
+}
+
+impl Issue {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Syntax { message } if message.contains("unknown field") => {
+                "remove or correct this key; keys that vpnat does not know are refused".into()
+            }
+            Self::Syntax { message } if message.contains("missing field") => "add the missing key".into(),
+            Self::Syntax { .. } => "correct the file; vpnat.example.toml shows every key".into(),
+            Self::NoVendor => "add a [[vendor]] section".into(),
+            Self::TooManyVendors { .. } => {
+                "remove vendors, or merge those with the same egress addresses".into()
+            }
+            Self::DuplicateVendor { .. } => "give each vendor a name of its own".into(),
+            Self::BadVendorName { .. } => {
+                "use 1 to 15 letters, digits, `-`, `_` or `.`, beginning with a letter or digit".into()
+            }
+            Self::EmptyList { list } => format!("list at least one entry in `{list}`"),
+            Self::Prefix(PrefixError::HostBits { network, .. }) => {
+                format!("write {network}, or a longer prefix if a part was meant")
+            }
+            Self::Prefix(PrefixError::Ipv6(_)) | Self::Ipv6Address { .. } => {
+                "list IPv4 only; IPv6 needs no address translation here".into()
+            }
+            Self::Prefix(PrefixError::Malformed(_)) => {
+                "write an address and a length, as in 192.0.2.0/24".into()
+            }
+            Self::BadAddress { .. } => "write four numbers, as in 10.0.1.10, without a length".into(),
+            Self::UnusableEgress { .. } => "use a unicast address that the vendor admits".into(),
+            Self::DuplicateEgress { .. } | Self::DuplicatePrefix { .. } => "list it once".into(),
+            Self::TooManyEgress { .. } => {
+                format!("keep {MAX_EGRESS_PER_VENDOR}, or split the vendor into several")
+            }
+            Self::VendorOverlap { .. } => {
+                "a destination belongs to one vendor: shrink one of the two prefixes".into()
+            }
+            Self::EgressInsideAllowed { .. } => {
+                "a source must not be both a pod and the translated address: narrow allow_from".into()
+            }
+            Self::EgressInsideVendor { .. } => {
+                "the egress address is this side's, the prefix the vendor's: correct one of them".into()
+            }
+            Self::AllowedIsVendor { .. } => {
+                "an address is either a pod's or the vendor's: correct one of the prefixes".into()
+            }
+            Self::ExemptOutside { .. } => "remove it: what lies outside the cidrs is never translated".into(),
+            Self::ExemptIsCidr { .. } => "remove it from one of the two lists".into(),
+            Self::BadPorts { .. } => "write the lowest and the highest port, as in \"1024-65535\"".into(),
+            Self::PortsReversed { min, max } => format!("write \"{max}-{min}\""),
+            Self::PortsTooLow { .. } => "begin at 1024 or above: lower ports are the system's".into(),
+            Self::TimeoutTooShort { minimum, .. } => {
+                format!("set {minimum} or more, or allow_short = true in [vendor.timeouts] to have it anyway")
+            }
+            Self::TimeoutOutOfRange { .. } => "use 1 to 31536000 seconds".into(),
+            Self::BadDeviceName { .. } => "use the name that `ip link` shows, at most 15 bytes".into(),
+            Self::DuplicateDevice { .. } => {
+                "list it once in each list; in both lists it serves both sides".into()
+            }
+            Self::LoopbackDevice => "list the devices that the pods and the vendor are reached by".into(),
+            Self::MaxFlowsOutOfRange { .. } => format!("use 1024 to {}", super::MAX_MAX_FLOWS),
+            Self::BadPinRoot { .. } => {
+                format!(
+                    "use a directory on a BPF file system without dots, as in {}",
+                    super::DEFAULT_PIN_ROOT
+                )
+            }
+        }
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,184 @@
+//! The configuration file: what may stand in it, and what the agent works with once it was found sound.
+//!
+//! [`schema`] is the file as written, [`check`] the rules between its parts, [`issue`] what is said when one
+//! is broken. Unknown keys are errors everywhere: a misspelt key must not become a default.
+
+mod check;
+mod issue;
+pub mod prefix;
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use vpnat_common::layout::vendor::Timeouts;
+
+pub use issue::Issue;
+pub use prefix::Prefix;
+
+/// Where pins lie unless the configuration says otherwise.
+pub const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/vpnat";
+
+/// Flows the table holds unless the configuration says otherwise.
+pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
+
+/// Most flows that may be configured: two entries each, about 128 bytes of kernel memory per entry.
+pub const MAX_MAX_FLOWS: u32 = 8_388_608;
+
+/// How XDP is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpChoice {
+    /// In the driver where it is known to be fit, TC everywhere else.
+    #[default]
+    Auto,
+    /// In the driver of every Ethernet device, or an error.
+    Native,
+    /// In the kernel's generic hook. Slower than TC; for trials.
+    Generic,
+    /// Never.
+    Off,
+}
+
+/// Ports that may be given out, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortRange {
+    /// Lowest.
+    pub min: u16,
+    /// Highest.
+    pub max: u16,
+}
+
+/// A configuration that kept every rule.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Where metrics, health and readiness are served.
+    pub metrics: SocketAddr,
+    /// Directory on a BPF file system under which everything is pinned.
+    pub pin_root: PathBuf,
+    /// Whether the agent sets the sysctls that forwarding needs.
+    pub enable_forwarding: bool,
+    /// Devices on which pods' packets arrive.
+    pub inside: Vec<String>,
+    /// Devices through which vendors are reached.
+    pub outside: Vec<String>,
+    /// How XDP is chosen.
+    pub xdp: XdpChoice,
+    /// Flows the table can hold.
+    pub max_flows: u32,
+    /// Vendors, in the file's order.
+    pub vendors: Vec<Vendor>,
+    /// Allowed, but worth saying at every start.
+    pub warnings: Vec<String>,
+}
+
+/// One vendor.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Vendor {
+    /// Name in metrics and listings, at most 15 bytes.
+    pub name: String,
+    /// Destination prefixes.
+    pub cidrs: Vec<Prefix>,
+    /// Prefixes inside `cidrs` that pass untranslated.
+    pub exempt: Vec<Prefix>,
+    /// Source addresses that the vendor sees.
+    pub egress_ips: Vec<Ipv4Addr>,
+    /// Inside prefixes that may talk to the vendor.
+    pub allow_from: Vec<Prefix>,
+    /// Ports given out.
+    pub ports: PortRange,
+    /// Whether a TCP segment without a flow, other than a SYN, makes one.
+    pub tcp_pick_up: bool,
+    /// Idle timers.
+    pub timeouts: Timeouts,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) => Err(ConfigError::Unreadable { path: path.to_owned(), error }),
+        }
+    }
+
+    /// Checks `text`; `path` is only for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let at = |offset: usize, issue: Issue| {
+            let (line, column) = line_and_column(text, offset);
+            Complaint { path: path.to_owned(), line, column, issue }
+        };
+        let file: schema::File = toml::from_str(text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            ConfigError::Wrong(vec![at(offset, Issue::Syntax { message: error.message().to_owned() })])
+        })?;
+        check::check(file).map_err(|issues| {
+            ConfigError::Wrong(issues.into_iter().map(|(offset, issue)| at(offset, issue)).collect())
+        })
+    }
+
+    /// Whether the device called `name` is inside, and whether it is outside.
+    pub fn sides_of(&self, name: &str) -> (bool, bool) {
+        let in_list = |list: &[String]| list.iter().any(|entry| entry == name);
+        (in_list(&self.inside), in_list(&self.outside))
+    }
+
+    /// Every configured device once.
+    pub fn devices(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.inside.iter().chain(&self.outside).map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+/// Something wrong at a place in the file.
+#[derive(Debug)]
+pub struct Complaint {
+    /// The file.
+    pub path: PathBuf,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub issue: Issue,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, column, issue } = self;
+        write!(f, "{issue}: {}:{line}:{column}: {}", path.display(), issue.remedy())
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration ({error}): {}: name an existing file with --config", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// The file breaks rules; all of them, in the file's order.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<Complaint>),
+}
+
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let mut end = offset.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let before = &text[..end];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}

@@ -1,0 +1,108 @@
+//! The file as it is written: field names, types and defaults, no rules.
+//!
+//! Values that a rule can refuse keep their place in the file, so that the complaint can point at it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Addresses, prefixes and device names, each with its place in the file.
+pub type Texts = Vec<Spanned<String>>;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// `[agent]`.
+    #[serde(default)]
+    pub agent: Agent,
+    /// `[datapath]`.
+    pub datapath: Spanned<Datapath>,
+    /// `[[vendor]]`.
+    #[serde(default)]
+    pub vendor: Vec<Spanned<Vendor>>,
+}
+
+/// `[agent]`: what the process itself does.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agent {
+    /// Where metrics, health and readiness are served.
+    pub metrics: SocketAddr,
+    /// Directory on a BPF file system under which everything is pinned.
+    pub bpffs: PathBuf,
+    /// Whether the agent may set the sysctls that forwarding needs.
+    pub enable_forwarding: bool,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            metrics: SocketAddr::from(([127, 0, 0, 1], 9477)),
+            bpffs: PathBuf::from(super::DEFAULT_PIN_ROOT),
+            enable_forwarding: true,
+        }
+    }
+}
+
+/// `[datapath]`: devices and sizes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Datapath {
+    /// Devices on which pods' packets arrive.
+    pub inside: Spanned<Texts>,
+    /// Devices through which vendors are reached.
+    pub outside: Spanned<Texts>,
+    /// How XDP is chosen.
+    #[serde(default)]
+    pub xdp: super::XdpChoice,
+    /// Flows the table can hold.
+    pub max_flows: Option<Spanned<u32>>,
+}
+
+/// `[[vendor]]`: who is reached, from where, and as whom.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vendor {
+    /// Name in metrics and listings.
+    pub name: Spanned<String>,
+    /// Destination prefixes.
+    pub cidrs: Spanned<Texts>,
+    /// Prefixes inside `cidrs` that pass untranslated.
+    #[serde(default)]
+    pub exempt: Texts,
+    /// Source addresses that the vendor sees.
+    pub egress_ips: Spanned<Texts>,
+    /// Inside prefixes that may talk to the vendor.
+    pub allow_from: Spanned<Texts>,
+    /// Ports given out, `"low-high"`.
+    pub ports: Option<Spanned<String>>,
+    /// Whether a TCP segment without a flow, other than a SYN, makes one.
+    pub tcp_pick_up: Option<bool>,
+    /// `[vendor.timeouts]`.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// `[vendor.timeouts]`, in seconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// UDP mapping.
+    pub udp: Option<Spanned<u32>>,
+    /// ICMP query session.
+    pub icmp_query: Option<Spanned<u32>>,
+    /// TCP before the handshake is complete.
+    pub tcp_init: Option<Spanned<u32>>,
+    /// TCP established or half-closed.
+    pub tcp_established: Option<Spanned<u32>>,
+    /// TCP after both FINs.
+    pub tcp_closing: Option<Spanned<u32>>,
+    /// TCP after a reset.
+    pub tcp_trans: Option<Spanned<u32>>,
+    /// Accept timers below the RFCs' minima.
+    #[serde(default)]
+    pub allow_short: bool,
+}
