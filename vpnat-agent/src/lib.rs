@@ -2,3 +2,4 @@
 //! statistics. Every packet decision is the datapath's; this crate never sees a packet.
 
 pub mod config;
+pub mod netlink;

@@ -1,0 +1,58 @@
+//! What a device's driver says about itself.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use super::text;
+
+// linux/ethtool.h.
+const ETHTOOL_GDRVINFO: u32 = 0x3;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const DRVINFO_LENGTH: usize = 196;
+const CHANNELS_LENGTH: usize = 36;
+
+/// How many queue pairs a device has and can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Channels {
+    /// In use, combined ones and the larger of receive and transmit.
+    pub current: u32,
+    /// Possible, likewise.
+    pub maximum: u32,
+}
+
+/// The driver's name.
+pub fn driver(device: &str) -> io::Result<String> {
+    let mut data = vec![0; DRVINFO_LENGTH];
+    data[..4].copy_from_slice(&ETHTOOL_GDRVINFO.to_ne_bytes());
+    ask(device, &mut data)?;
+    Ok(text(&data[4..36]))
+}
+
+/// The channels of `device`; an error if the driver does not say.
+pub fn channels(device: &str) -> io::Result<Channels> {
+    let mut data = vec![0; CHANNELS_LENGTH];
+    data[..4].copy_from_slice(&ETHTOOL_GCHANNELS.to_ne_bytes());
+    ask(device, &mut data)?;
+    let word = |index: usize| super::u32_at(&data, index * 4).unwrap_or(0);
+    Ok(Channels { maximum: word(4) + word(1).max(word(2)), current: word(8) + word(5).max(word(6)) })
+}
+
+fn ask(device: &str, data: &mut [u8]) -> io::Result<()> {
+    let fd: OwnedFd =
+        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(io::Error::from)?;
+    if device.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: `ifreq` is a C struct of integers, arrays and pointers, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = data.as_mut_ptr().cast();
+    // SAFETY: the kernel reads the command at the start of `data` and writes at most the length of that
+    // command's structure, which is what the callers allocated; both live until the call returns.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
