@@ -172,12 +172,15 @@ impl Compiler {
         let query = |args: &[&str]| answer(Command::new(rustc).args(args));
         let version = query(&["-vV"])?;
         let field = |name: &str| version.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let places = query(&["--target", target.triple(), "--print", "sysroot", "--print", "target-libdir"])?;
+        let (sysroot, target_libdir) =
+            places.split_once('\n').ok_or("it does not say where its libraries are")?;
         Ok(Self {
             rustc: rustc.to_path_buf(),
             release: field("release:").unwrap_or_default().to_owned(),
             llvm_major: field("LLVM version:").and_then(parse_version).map(|(major, ..)| major),
-            sysroot: query(&["--print", "sysroot"])?.into(),
-            target_libdir: query(&["--print", "target-libdir", "--target", target.triple()])?.into(),
+            sysroot: sysroot.into(),
+            target_libdir: target_libdir.into(),
         })
     }
 

@@ -87,8 +87,10 @@ impl Tier {
             let mut command = run::cargo_with_bpf(&["test", "--no-fail-fast"]);
             command.args(*args);
             if self != Self::Unit {
-                command.env("VPNAT_BIN", run::agent_binary());
                 run_as_root(&mut command)?;
+            }
+            if self == Self::Lab {
+                command.env("VPNAT_BIN", run::agent_binary());
             }
             command.arg("--").args(harness_args(self, filter));
             commands.push(command);
