@@ -1,0 +1,173 @@
+//! IPsec with IKEv2 as a site-to-site VPN speaks it: strongSwan, with ESP in user space (kernel-libipsec).
+//!
+//! Each side is a charon of its own, with its configuration and its control socket in the lab's folder. The
+//! tunnel appears as the TUN device `ipsec0`, MTU 1400, with its route in table 220.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use crate::netns::Namespace;
+use crate::process::{self, Background};
+
+/// The tunnel's device in both namespaces.
+pub const DEVICE: &str = "ipsec0";
+
+/// One end of the tunnel.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Its address on the underlay.
+    pub underlay: Ipv4Addr,
+    /// What it reaches through the tunnel from here (its side of the traffic selectors).
+    pub selector: String,
+}
+
+/// One running IKE daemon.
+pub struct Charon<'a> {
+    ns: &'a Namespace,
+    socket: String,
+    settings: PathBuf,
+    daemon: Background,
+}
+
+impl<'a> Charon<'a> {
+    /// Starts the daemon and loads the connection. The side that `initiates` connects at once, and again
+    /// whenever the tunnel is lost; the other must have been started before.
+    pub fn start(ns: &'a Namespace, dir: &Path, here: &End, there: &End, initiates: bool) -> Self {
+        let dir = dir.join(format!("ipsec-{}", ns.name()));
+        std::fs::create_dir_all(&dir).expect("a folder for the IKE daemon");
+        let socket = dir.join("vici");
+        // A daemon that was killed leaves its socket behind.
+        let _ = std::fs::remove_file(&socket);
+        let settings = dir.join("strongswan.conf");
+        std::fs::write(&settings, daemon_settings(&socket)).expect("the IKE daemon's settings");
+        let connection = dir.join("swanctl.conf");
+        std::fs::write(&connection, connection_settings(here, there, initiates))
+            .expect("the connection's settings");
+
+        let mut command = ns.command("charon-systemd");
+        command.env("STRONGSWAN_CONF", &settings);
+        let mut daemon = Background::start(&format!("charon of {}", ns.name()), command);
+        process::wait_until("the IKE daemon's control socket", Duration::from_secs(10), || {
+            if let Some(status) = daemon.ended() {
+                panic!("charon of {} ended at once ({status}):\n{}", ns.name(), daemon.log());
+            }
+            socket.exists()
+        });
+        let charon = Self { ns, socket: format!("unix://{}", socket.display()), settings, daemon };
+        let loaded = charon.swanctl(&["--load-all", "--file", &connection.to_string_lossy()]);
+        assert!(loaded.status.success(), "swanctl: {}", String::from_utf8_lossy(&loaded.stderr));
+        charon
+    }
+
+    /// Runs swanctl against this daemon.
+    pub fn swanctl(&self, words: &[&str]) -> Output {
+        let mut command = self.ns.command("swanctl");
+        command.env("STRONGSWAN_CONF", &self.settings).args(words).args(["--uri", &self.socket]);
+        process::output(command)
+    }
+
+    /// Waits until the tunnel is up: its device is there and the route through it.
+    pub fn wait_for_tunnel(&self) {
+        process::wait_until("the IPsec tunnel", Duration::from_secs(20), || {
+            self.ns.ifindex(DEVICE).is_some()
+                && self
+                    .ns
+                    .try_run("ip route show table 220")
+                    .stdout
+                    .windows(DEVICE.len())
+                    .any(|word| word == DEVICE.as_bytes())
+        });
+    }
+
+    /// The security associations, as swanctl prints them.
+    pub fn associations(&self) -> String {
+        String::from_utf8_lossy(&self.swanctl(&["--list-sas"]).stdout).into_owned()
+    }
+
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// Ends the daemon in good order; the device goes with it.
+    pub fn stop(mut self) {
+        self.daemon.stop();
+    }
+
+    /// Kills the daemon; the device goes with it.
+    pub fn kill(mut self) {
+        self.daemon.kill();
+    }
+}
+
+fn daemon_settings(socket: &Path) -> String {
+    format!(
+        "charon-systemd {{
+  load = random nonce aes aesni sha2 hmac kdf gcm openssl drbg kernel-libipsec kernel-netlink socket-default vici updown counters
+  plugins {{
+    vici {{
+      socket = unix://{}
+    }}
+    kernel-libipsec {{
+      load = yes
+    }}
+  }}
+}}
+swanctl {{
+  load =
+}}
+",
+        socket.display()
+    )
+}
+
+/// Proposals and timers as AWS site-to-site VPN uses them.
+fn connection_settings(here: &End, there: &End, initiates: bool) -> String {
+    let start = if initiates { "start" } else { "none" };
+    format!(
+        "connections {{
+  vendor {{
+    version = 2
+    local_addrs = {here}
+    remote_addrs = {there}
+    proposals = aes256gcm16-prfsha384-ecp384
+    rekey_time = 28800s
+    dpd_delay = 30s
+    mobike = no
+    keyingtries = 0
+    local {{
+      auth = psk
+      id = {here}
+    }}
+    remote {{
+      auth = psk
+      id = {there}
+    }}
+    children {{
+      net {{
+        local_ts = {here_ts}
+        remote_ts = {there_ts}
+        esp_proposals = aes256gcm16-ecp384
+        rekey_time = 3600s
+        start_action = {start}
+        dpd_action = restart
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-vendor {{
+    id-here = {here}
+    id-there = {there}
+    secret = \"only for the lab\"
+  }}
+}}
+",
+        here = here.underlay,
+        there = there.underlay,
+        here_ts = here.selector,
+        there_ts = there.selector,
+    )
+}

@@ -1,0 +1,52 @@
+//! Sends packets exactly as they were made.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::link::Mac;
+use crate::netns::Namespace;
+
+/// Sends IPv4 packets out of one device, byte for byte, past the sender's own stack.
+pub struct RawSender {
+    socket: OwnedFd,
+    index: u32,
+    next_hop: Mac,
+}
+
+impl RawSender {
+    /// A sender on `device`; `next_hop` is the Ethernet address that packets go to (anything on a TUN).
+    pub fn new(namespace: &Namespace, device: &str, next_hop: Mac) -> Self {
+        let index =
+            namespace.ifindex(device).unwrap_or_else(|| panic!("{}: no device {device}", namespace.name()));
+        let socket = namespace.enter(|| {
+            // SAFETY: plain system call.
+            let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+            assert!(fd >= 0, "a packet socket: {}", std::io::Error::last_os_error());
+            // SAFETY: the descriptor is new and nobody else's.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        });
+        Self { socket, index, next_hop }
+    }
+
+    /// Sends a packet, given from its IP header on.
+    pub fn send(&self, packet: &[u8]) {
+        // SAFETY: sockaddr_ll is plain data, for which zeros are a value.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+        to.sll_ifindex = self.index as i32;
+        to.sll_halen = 6;
+        to.sll_addr[..6].copy_from_slice(&self.next_hop);
+        // SAFETY: the socket is open; both pointers come with the length of what they point to.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                packet.as_ptr().cast(),
+                packet.len(),
+                0,
+                (&raw const to).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(sent, packet.len() as isize, "send a packet: {}", std::io::Error::last_os_error());
+    }
+}

@@ -1,0 +1,118 @@
+//! The leak test that runs through every lab: captures beside the vendors and beside the NAT instance, and
+//! the rules that every packet must keep.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use crate::capture::{Capture, Captured, Way};
+use crate::netns::Namespace;
+use crate::topology::{EGRESS, EGRESS_B, NAT, VENDOR, VENDOR_B};
+
+/// What may pass at a capture.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// At a vendor's host: nothing comes in but from this address, or from the vendor's own network.
+    AtVendor {
+        /// The vendor's egress address.
+        egress: Ipv4Addr,
+    },
+    /// At the device towards the NAT instance: what the instance sends is from its own address or from an
+    /// egress address. To a vendor, from that vendor's egress address, and only if the vendor is reached in
+    /// clear at all.
+    FromNat {
+        /// False if the vendor is reached through a tunnel that ends on the instance.
+        in_clear: bool,
+    },
+}
+
+impl Rule {
+    /// Why the packet may not pass, if it may not.
+    fn broken_by(self, packet: &Captured) -> Option<String> {
+        if let Err(wrong) = &packet.checksums {
+            return Some(wrong.to_string());
+        }
+        let ip = packet.ipv4()?;
+        if packet.way == Way::Out {
+            return None;
+        }
+        let (source, destination) = (ip.source(), ip.destination());
+        match self {
+            Self::AtVendor { egress } => {
+                let own = same_network(source, destination) && destination != source;
+                (source != egress && !own).then(|| format!("the vendor saw {source}"))
+            }
+            Self::FromNat { in_clear } => {
+                let vendor = [(VENDOR, EGRESS), (VENDOR_B, EGRESS_B)]
+                    .into_iter()
+                    .find(|(vendor, _)| same_network(*vendor, destination));
+                match vendor {
+                    Some(_) if !in_clear => Some("to the vendor in clear".into()),
+                    Some((_, egress)) if source != egress => Some(format!("to the vendor from {source}")),
+                    Some(_) => None,
+                    None if is_pod(destination) => None,
+                    None => (![NAT, EGRESS, EGRESS_B].contains(&source))
+                        .then(|| format!("the NAT instance sent from {source}")),
+                }
+            }
+        }
+    }
+}
+
+fn same_network(a: Ipv4Addr, b: Ipv4Addr) -> bool {
+    a.octets()[..3] == b.octets()[..3]
+}
+
+fn is_pod(address: Ipv4Addr) -> bool {
+    matches!(address.octets(), [10, 0, 2 | 3, _])
+}
+
+/// Captures with their rules.
+#[derive(Default)]
+pub struct Watch {
+    captures: Vec<(Capture, Rule)>,
+}
+
+impl Watch {
+    /// Adds a capture.
+    pub fn start(&mut self, ns: &Namespace, device: &str, rule: Rule) {
+        self.captures.push((Capture::start(ns, device), rule));
+    }
+
+    /// The capture beside the NAT instance, on its outside.
+    pub fn underlay(&self) -> &Capture {
+        &self.captures[0].0
+    }
+
+    /// The capture at a vendor's host: 0 for vendor-a.
+    pub fn vendor(&self, index: usize) -> &Capture {
+        &self.captures[1 + index].0
+    }
+
+    /// Every broken rule so far, in words.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for (capture, rule) in &self.captures {
+            capture.settle();
+            let lost = capture.lost();
+            if lost > 0 {
+                complaints.push(format!("{}: the capture lost {lost} packets", capture.place()));
+            }
+            for packet in capture.packets() {
+                if let Some(why) = rule.broken_by(&packet) {
+                    complaints.push(format!("{}: {why}: {packet:?}", capture.place()));
+                }
+            }
+        }
+        complaints
+    }
+
+    /// Panics if a packet has broken the rules, with the first few of them.
+    pub fn check(&self) {
+        let complaints = self.complaints();
+        let mut text = String::new();
+        for complaint in complaints.iter().take(10) {
+            let _ = write!(text, "\n  {complaint}");
+        }
+        assert!(complaints.is_empty(), "{} packets broke the rules of the lab:{text}", complaints.len());
+    }
+}
