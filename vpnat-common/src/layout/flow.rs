@@ -153,6 +153,13 @@ pub struct FlowEntry {
     pub bytes: u64,
     /// Packets translated in this direction.
     pub packets: u64,
+    /// [`FlowKey::check`] of this entry's own key. In front of the rewrite, so that whoever reads the rewrite
+    /// and then this of a slot that is being given away sees the new flow's.
+    pub check: u16,
+    /// Vendor slot, index into the policies.
+    pub vendor: u8,
+    /// Way of translation.
+    pub direction: Direction,
     /// This side's timer. The flow lives as long as either side's runs.
     pub expires: Moment,
     /// When the flow was made.
@@ -163,12 +170,6 @@ pub struct FlowEntry {
     pub new_port: Port,
     /// Folded one's complement difference of the address rewrite (RFC 1624), constant for the flow.
     pub addr_delta: u16,
-    /// [`FlowKey::check`] of this entry's own key.
-    pub check: u16,
-    /// Vendor slot, index into the policies.
-    pub vendor: u8,
-    /// Way of translation.
-    pub direction: Direction,
     /// Shared by both entries of a flow.
     pub phase: Phase,
     /// TCP: what this side has sent, see [`sent`].
@@ -185,7 +186,7 @@ pub struct FlowEntry {
     pub ts_val: u32,
     /// TCP: the last window this side has advertised, not scaled.
     pub window: u16,
-    /// The second and route generation in which timers and next hop were last looked at.
+    /// [`crate::engine::Clock::stamp`] of when timers and next hop were last looked at.
     pub stamp: u16,
     /// Largest packet the next hop takes, bytes from the IP header on.
     pub mtu: u16,

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod device;
 pub mod flow;
 pub mod outcome;
+pub mod upkeep;
 pub mod vendor;
 
 #[cfg(feature = "user")]

@@ -1,0 +1,357 @@
+//! The flow table's rules: making a pair, keeping it whole, letting it go.
+//!
+//! * Inserting the inbound entry with "no exist" is the port collision test; nothing is checked first.
+//! * A pair is taken away by whoever changes the outbound timer to [`GONE`] with a compare-and-exchange.
+//! * A half whose other half is missing is completed when a packet comes by; one whose other half belongs
+//!   to another flow is removed.
+
+use super::tables::{Refused, Tables};
+use super::{Clock, STAMP_SECONDS};
+use crate::addr::{Ip4, Port};
+use crate::checksum;
+use crate::flow_ref::{FlowRef, Rewrite};
+use crate::layout::clock::Moment;
+use crate::layout::flow::{Direction, FlowEntry, FlowKey, Phase, sent};
+use crate::layout::outcome::Outcome;
+use crate::layout::vendor::VendorPolicy;
+use crate::ports::{Search, TRIES};
+
+/// The timer of an entry that somebody is removing right now.
+pub const GONE: Moment = Moment::new(0);
+
+/// How long a flow must have been over before another flow or the sweep may take it: longer than any
+/// packet that has just found it alive can still be on its way through a program, seconds.
+const GRACE_S: u32 = 2;
+
+/// What the first packet of a flow says.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
+    /// The outbound 5-tuple.
+    pub key: FlowKey,
+    /// The port to try first.
+    pub preferred: Port,
+    /// Where the flow starts.
+    pub phase: Phase,
+    /// TCP: what the client has sent, bits of [`crate::layout::flow::sent`].
+    pub sent: u8,
+    /// TCP: the client's window scale.
+    pub window_scale: u8,
+    /// TCP: end of the first segment.
+    pub seq_end: u32,
+    /// TCP: acknowledgement of the first segment.
+    pub ack: u32,
+    /// TCP: timestamp of the first segment.
+    pub ts_val: u32,
+    /// TCP: window of the first segment.
+    pub window: u16,
+    /// Bytes of the first packet.
+    pub bytes: u32,
+}
+
+/// The inbound key of the flow with the outbound `key`, seen from outside as `addr`:`port`.
+#[inline(always)]
+pub const fn inbound_key(key: &FlowKey, addr: Ip4, port: Port) -> FlowKey {
+    FlowKey::new(key.dst, key.dst_port, addr, port, key.protocol)
+}
+
+/// The outbound key of the flow with the inbound `key` of the pod at `addr`:`port`.
+#[inline(always)]
+pub const fn outbound_key(key: &FlowKey, addr: Ip4, port: Port) -> FlowKey {
+    FlowKey::new(addr, port, key.src, key.src_port, key.protocol)
+}
+
+/// The other half's key, whichever way `key` goes.
+#[inline(always)]
+pub const fn pair_key(key: &FlowKey, direction: Direction, rewrite: &Rewrite) -> FlowKey {
+    match direction {
+        Direction::Outbound => inbound_key(key, rewrite.addr, rewrite.port),
+        Direction::Inbound => outbound_key(key, rewrite.addr, rewrite.port),
+    }
+}
+
+/// Which of the vendor's egress addresses `inside` uses: always the same one (RFC 6888 REQ-2, "paired").
+#[inline(always)]
+pub fn egress_address(policy: &VendorPolicy, inside: Ip4) -> Option<Ip4> {
+    let count = policy.egress_count;
+    if count == 0 {
+        return None;
+    }
+    let place = if count == 1 {
+        0
+    } else {
+        // Fibonacci hashing spreads consecutive addresses evenly.
+        let hash = u32::from_be_bytes(inside.octets).wrapping_mul(0x9e37_79b9);
+        ((hash as u64 * count as u64) >> 32) as usize
+    };
+    policy.egress.get(place).copied()
+}
+
+/// Makes both entries of a flow and returns the outbound rewrite.
+///
+/// # Errors
+/// [`Outcome::PortsExhausted`], [`Outcome::TableFull`] or [`Outcome::EntryInvalid`]; nothing is left behind.
+#[inline(always)]
+pub fn create<T: Tables>(
+    tables: &T,
+    clock: &Clock,
+    policy: &VendorPolicy,
+    slot: u8,
+    egress: Ip4,
+    new: &NewFlow,
+) -> Result<Rewrite, Outcome> {
+    let key = &new.key;
+    let search = Search::new(new.preferred, policy.port_min, policy.port_max, tables.random());
+    let expires = clock.deadline(policy.timeouts.of(new.phase));
+    let mut entry = FlowEntry {
+        bytes: 0,
+        packets: 0,
+        check: 0,
+        vendor: slot,
+        direction: Direction::Inbound,
+        expires,
+        created: clock.now,
+        new_addr: key.src,
+        new_port: key.src_port,
+        addr_delta: checksum::delta32(egress.to_ne(), key.src.to_ne()),
+        phase: new.phase,
+        sent: 0,
+        window_scale: 0,
+        out_slot: 0,
+        seq_end: 0,
+        ack: 0,
+        ts_val: 0,
+        window: 0,
+        stamp: 0,
+        mtu: 0,
+        out_mac: [0; 6],
+    };
+
+    let mut attempt = 0;
+    let port = loop {
+        if attempt == TRIES {
+            return Err(Outcome::PortsExhausted);
+        }
+        let port = search.candidate(attempt);
+        attempt += 1;
+        let reverse = inbound_key(key, egress, port);
+        entry.check = reverse.check();
+        match tables.insert_flow(&reverse, &entry) {
+            Ok(()) => break port,
+            Err(Refused::Full) => return Err(Outcome::TableFull),
+            Err(Refused::Exists) => {}
+        }
+        let Some(holder) = tables.flow(&reverse) else { continue };
+        let Some(held) = holder.rewrite(&reverse, Direction::Inbound) else { continue };
+        if held.addr == key.src && held.port == key.src_port {
+            // Our own inbound half, its outbound half lost or being made on another CPU.
+            break port;
+        }
+        if remove_if_over(tables, clock, &reverse, Direction::Inbound, &holder, &held, GRACE_S) {
+            match tables.insert_flow(&reverse, &entry) {
+                Ok(()) => break port,
+                Err(Refused::Full) => return Err(Outcome::TableFull),
+                Err(Refused::Exists) => {}
+            }
+        }
+    };
+
+    let addr_delta = checksum::delta32(key.src.to_ne(), egress.to_ne());
+    // The same entry, turned round: the stack is too small for two.
+    entry.bytes = new.bytes as u64;
+    entry.packets = 1;
+    entry.check = key.check();
+    entry.direction = Direction::Outbound;
+    entry.new_addr = egress;
+    entry.new_port = port;
+    entry.addr_delta = addr_delta;
+    entry.sent = new.sent;
+    entry.window_scale = new.window_scale;
+    entry.seq_end = new.seq_end;
+    entry.ack = new.ack;
+    entry.ts_val = new.ts_val;
+    entry.window = new.window;
+    let ours = Rewrite { addr: egress, port, addr_delta, vendor: slot };
+    match tables.insert_flow(key, &entry) {
+        Ok(()) => Ok(ours),
+        Err(Refused::Full) => {
+            tables.remove_flow(&inbound_key(key, egress, port));
+            Err(Outcome::TableFull)
+        }
+        Err(Refused::Exists) => {
+            // Another CPU has made the same flow meanwhile. If it took the same port it shares our inbound
+            // half, otherwise ours is not needed.
+            let theirs = tables.flow(key).and_then(|entry| entry.rewrite(key, Direction::Outbound));
+            if theirs != Some(ours) {
+                tables.remove_flow(&inbound_key(key, egress, port));
+            }
+            theirs.ok_or(Outcome::EntryInvalid)
+        }
+    }
+}
+
+/// Whether the flow of this entry still lives, judged by both halves' timers.
+#[inline(always)]
+fn lives(clock: &Clock, entry: &FlowRef<'_>, other: Option<&FlowRef<'_>>, grace: u32) -> bool {
+    let runs = |timer: Moment| timer != GONE && timer.after(grace.wrapping_sub(1)).is_after(clock.now);
+    runs(entry.expires()) || other.is_some_and(|other| runs(other.expires()))
+}
+
+/// Removes the flow of `entry` if it has been over for `grace` seconds; true if this caller removed it.
+#[inline(always)]
+pub fn remove_if_over<T: Tables>(
+    tables: &T,
+    clock: &Clock,
+    key: &FlowKey,
+    direction: Direction,
+    entry: &FlowRef<'_>,
+    rewrite: &Rewrite,
+    grace: u32,
+) -> bool {
+    let other_key = pair_key(key, direction, rewrite);
+    let other = tables.flow(&other_key);
+    // A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
+    let other = other.filter(|other| is_pair(key, direction, &other_key, other));
+    if lives(clock, entry, other.as_ref(), grace) {
+        return false;
+    }
+    // The outbound half decides who removes; an inbound half alone decides for itself.
+    let arbiter = match (direction, &other) {
+        (Direction::Inbound, Some(outbound)) => outbound,
+        _ => entry,
+    };
+    let seen = arbiter.expires();
+    if seen == GONE || !arbiter.claim(seen, GONE) {
+        return false;
+    }
+    if other.is_some() {
+        tables.remove_flow(&other_key);
+    }
+    tables.remove_flow(key);
+    true
+}
+
+/// Whether `other`, found under `other_key`, is the other half of the entry of `key`.
+#[inline(always)]
+fn is_pair(key: &FlowKey, direction: Direction, other_key: &FlowKey, other: &FlowRef<'_>) -> bool {
+    match direction {
+        Direction::Outbound => other
+            .rewrite(other_key, Direction::Inbound)
+            .is_some_and(|back| back.addr == key.src && back.port == key.src_port),
+        Direction::Inbound => other
+            .rewrite(other_key, Direction::Outbound)
+            .is_some_and(|back| back.addr == key.dst && back.port == key.dst_port),
+    }
+}
+
+/// What a look at a flow's timers found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Renewal {
+    /// The flow lives.
+    Alive,
+    /// It had ended; it is no longer in the table.
+    Over,
+    /// It is being removed by somebody else, or it is not what it says.
+    Invalid,
+}
+
+/// Looks at the timers of a flow whose stamp is no longer current, renews this side's if `refresh`, and
+/// completes the pair if its other half is missing.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined into each hook; a struct would be built on a 512-byte stack")]
+pub fn renew<T: Tables>(
+    tables: &T,
+    clock: &Clock,
+    policy: &VendorPolicy,
+    key: &FlowKey,
+    direction: Direction,
+    entry: &FlowRef<'_>,
+    rewrite: &Rewrite,
+    refresh: bool,
+) -> Renewal {
+    let Some(phase) = entry.phase() else { return Renewal::Invalid };
+    let other_key = pair_key(key, direction, rewrite);
+    let other = tables.flow(&other_key);
+    match &other {
+        Some(other) if !is_pair(key, direction, &other_key, other) => {
+            // The other half is another flow's: this one is a leftover.
+            tables.remove_flow(key);
+            return Renewal::Over;
+        }
+        _ => {}
+    }
+    if !lives(clock, entry, other.as_ref(), 0) {
+        let removed = remove_if_over(tables, clock, key, direction, entry, rewrite, 0);
+        return if removed { Renewal::Over } else { Renewal::Invalid };
+    }
+    if other.is_none() && !complete_pair(tables, clock, key, entry, rewrite) {
+        return Renewal::Invalid;
+    }
+    if refresh {
+        entry.set_expires(clock.deadline(policy.timeouts.of(phase)));
+    }
+    entry.set_stamp(clock.stamp);
+    Renewal::Alive
+}
+
+/// Makes the missing other half of `entry`; false if there is no room for it.
+#[inline(never)]
+fn complete_pair<T: Tables>(
+    tables: &T,
+    clock: &Clock,
+    key: &FlowKey,
+    entry: &FlowRef<'_>,
+    rewrite: &Rewrite,
+) -> bool {
+    let (Some(direction), Some(phase)) = (entry.direction(), entry.phase()) else { return false };
+    let (addr, port, back) = match direction {
+        Direction::Outbound => (key.src, key.src_port, Direction::Inbound),
+        Direction::Inbound => (key.dst, key.dst_port, Direction::Outbound),
+    };
+    let other_key = pair_key(key, direction, rewrite);
+    let half = FlowEntry {
+        bytes: 0,
+        packets: 0,
+        check: other_key.check(),
+        vendor: rewrite.vendor,
+        direction: back,
+        expires: entry.expires(),
+        created: clock.now,
+        new_addr: addr,
+        new_port: port,
+        addr_delta: checksum::delta32(rewrite.addr.to_ne(), addr.to_ne()),
+        phase,
+        // What it had sent is lost with it; the phase goes on from at least this.
+        sent: sent::SYN | sent::ACK,
+        window_scale: crate::tcp::MAX_WINDOW_SCALE,
+        out_slot: 0,
+        seq_end: 0,
+        ack: entry.seq_end(),
+        ts_val: 0,
+        window: u16::MAX,
+        stamp: 0,
+        mtu: 0,
+        out_mac: [0; 6],
+    };
+    !matches!(tables.insert_flow(&other_key, &half), Err(Refused::Full))
+}
+
+/// Removes the flow of `key`, of either direction, if it is over or only half there and nobody uses it.
+/// For the sweep: safe on a key from an old snapshot. Returns how many entries went.
+#[inline(always)]
+pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
+    let Some(entry) = tables.flow(key) else { return 0 };
+    let Some(direction) = entry.direction() else {
+        tables.remove_flow(key);
+        return 1;
+    };
+    let Some(rewrite) = entry.rewrite(key, direction) else {
+        // Another flow has the slot by now, or the entry is corrupt; a sound one names its own key.
+        return 0;
+    };
+    let had_pair = tables
+        .flow(&pair_key(key, direction, &rewrite))
+        .is_some_and(|other| is_pair(key, direction, &pair_key(key, direction, &rewrite), &other));
+    let removed =
+        remove_if_over(tables, clock, key, direction, &entry, &rewrite, GRACE_S + STAMP_SECONDS);
+    removed as u32 * (1 + had_pair as u32)
+}

@@ -1,0 +1,61 @@
+//! Fragments (RFC 791 section 3.2): the first carries the transport header and so the decision; the others
+//! follow it, and do not leave without it.
+
+use super::tables::Tables;
+use super::{Clock, Decision, rewrite};
+use crate::flow_ref::Rewrite;
+use crate::layout::flow::{Direction, FragmentEntry, FragmentKey};
+use crate::layout::outcome::Outcome;
+use crate::packet::{Ip, Packet};
+use crate::addr::Port;
+
+/// How long a first fragment's decision holds, seconds. Hosts wait 60 s or more for the rest (RFC 1122
+/// section 3.3.2), translators at least 2 (RFC 6146 FRAGMENT_MIN).
+const LIFETIME_S: u32 = 30;
+
+#[inline(always)]
+const fn key(ip: &Ip) -> FragmentKey {
+    FragmentKey { src: ip.src, dst: ip.dst, id: ip.id, protocol: ip.protocol, _pad: 0 }
+}
+
+/// Keeps the decision of the first fragment `ip`.
+#[inline(always)]
+#[must_use]
+pub fn remember<T: Tables>(tables: &T, clock: &Clock, ip: &Ip, direction: Direction, to: &Rewrite) -> bool {
+    let entry = FragmentEntry {
+        new_addr: to.addr,
+        expires: clock.now.after(LIFETIME_S),
+        addr_delta: to.addr_delta,
+        vendor: to.vendor,
+        direction,
+    };
+    tables.insert_fragment(&key(ip), &entry)
+}
+
+/// Translates a fragment without transport header by its datagram's decision, or drops it.
+#[inline(always)]
+pub fn later<T: Tables, P: Packet>(
+    tables: &T,
+    clock: &Clock,
+    packet: &mut P,
+    ip: &Ip,
+    direction: Direction,
+    vendor: u8,
+) -> Decision {
+    let Some(entry) = tables.fragment(&key(ip)) else {
+        return Decision::of(vendor, Outcome::FragmentUnknown);
+    };
+    if entry.direction != direction || entry.vendor != vendor || !entry.expires.is_after(clock.now) {
+        return Decision::of(vendor, Outcome::FragmentUnknown);
+    }
+    let to = Rewrite { addr: entry.new_addr, port: Port::new(0), addr_delta: entry.addr_delta, vendor };
+    let outcome = match direction {
+        Direction::Outbound => Outcome::Outbound,
+        Direction::Inbound => Outcome::Inbound,
+    };
+    if rewrite::address(packet, ip, direction, &to) {
+        Decision::of(vendor, outcome)
+    } else {
+        Decision::of(vendor, Outcome::Unfinished)
+    }
+}

@@ -1,0 +1,197 @@
+//! A flow entry where it lies: in the map, while other CPUs use it too.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::addr::{Ip4, Port};
+use crate::layout::clock::Moment;
+use crate::layout::flow::{Direction, FlowEntry, FlowKey, Phase};
+
+/// Where a packet's addresses go, copied out of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rewrite {
+    /// Source when outbound, destination when inbound.
+    pub addr: Ip4,
+    /// Port or query identifier, likewise.
+    pub port: Port,
+    /// Folded checksum difference of the address.
+    pub addr_delta: u16,
+    /// Vendor slot.
+    pub vendor: u8,
+}
+
+/// A shared entry. Fields are read and written one at a time; none is ever borrowed, because another CPU
+/// may write it meanwhile. What must agree is checked ([`FlowRef::rewrite`]), the rest (timers, counters,
+/// TCP progress) may lose an update without harm.
+#[derive(Clone, Copy)]
+pub struct FlowRef<'a> {
+    entry: NonNull<FlowEntry>,
+    map: PhantomData<&'a FlowEntry>,
+}
+
+macro_rules! field {
+    ($($(#[$attr:meta])* $get:ident, $set:ident: $type:ty;)+) => {
+        $(
+            $(#[$attr])*
+            #[inline(always)]
+            pub fn $get(&self) -> $type {
+                // SAFETY: `new` vouches that the entry is readable; any bit pattern is a value of this field.
+                unsafe { (&raw const (*self.entry.as_ptr()).$get).read_volatile() }
+            }
+
+            #[doc = concat!("Writes `", stringify!($get), "`.")]
+            #[inline(always)]
+            pub fn $set(&self, value: $type) {
+                // SAFETY: `new` vouches that the entry is writable; the field is aligned.
+                unsafe { (&raw mut (*self.entry.as_ptr()).$get).write_volatile(value) }
+            }
+        )+
+    };
+}
+
+impl<'a> FlowRef<'a> {
+    /// Wraps a pointer into the flow table.
+    ///
+    /// # Safety
+    /// `entry` points to memory of a [`FlowEntry`]'s size and alignment that stays readable and writable
+    /// for `'a`: a map value in the program that looked it up, or a live allocation on the host. It need
+    /// not hold a valid entry.
+    #[inline(always)]
+    pub const unsafe fn new(entry: NonNull<FlowEntry>) -> Self {
+        Self { entry, map: PhantomData }
+    }
+
+    field! {
+        /// Bytes translated.
+        bytes, set_bytes: u64;
+        /// Packets translated.
+        packets, set_packets: u64;
+        /// This side's timer.
+        expires, set_expires: Moment;
+        /// Bits of [`crate::layout::flow::sent`].
+        sent, set_sent: u8;
+        /// TCP window scale.
+        window_scale, set_window_scale: u8;
+        /// XDP slot of the way out.
+        out_slot, set_out_slot: u8;
+        /// TCP: end of what this side has sent.
+        seq_end, set_seq_end: u32;
+        /// TCP: what this side has acknowledged.
+        ack, set_ack: u32;
+        /// TCP: this side's last timestamp.
+        ts_val, set_ts_val: u32;
+        /// TCP: this side's last window.
+        window, set_window: u16;
+        /// When timers and next hop were last looked at.
+        stamp, set_stamp: u16;
+        /// What the next hop takes.
+        mtu, set_mtu: u16;
+        /// The next hop's Ethernet address.
+        out_mac, set_out_mac: [u8; 6];
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: usize) -> u8 {
+        // SAFETY: `offset` is a field's offset; bytes are read, not enums, so any content is a value.
+        unsafe { self.entry.cast::<u8>().add(offset).read_volatile() }
+    }
+
+    /// Way of translation, `None` if the entry does not hold one.
+    #[inline(always)]
+    pub fn direction(&self) -> Option<Direction> {
+        Direction::from_byte(self.byte(core::mem::offset_of!(FlowEntry, direction)))
+    }
+
+    /// Where the flow is in its life, `None` if the entry does not say.
+    #[inline(always)]
+    pub fn phase(&self) -> Option<Phase> {
+        Phase::from_byte(self.byte(core::mem::offset_of!(FlowEntry, phase)))
+    }
+
+    /// Writes the phase.
+    #[inline(always)]
+    pub fn set_phase(&self, phase: Phase) {
+        // SAFETY: as `field!`; the value written is valid.
+        unsafe { (&raw mut (*self.entry.as_ptr()).phase).write_volatile(phase) }
+    }
+
+    /// The rewrite, if the entry is still that of `key` and translates in `direction`.
+    #[inline(always)]
+    pub fn rewrite(&self, key: &FlowKey, direction: Direction) -> Option<Rewrite> {
+        let entry = self.entry.as_ptr();
+        // SAFETY: `new` vouches for the memory; integers and arrays of them hold any bit pattern.
+        let (addr, port, addr_delta, vendor, check) = unsafe {
+            (
+                (&raw const (*entry).new_addr).read_volatile(),
+                (&raw const (*entry).new_port).read_volatile(),
+                (&raw const (*entry).addr_delta).read_volatile(),
+                (&raw const (*entry).vendor).read_volatile(),
+                // Last, and it lies in front: a slot that changes hands shows its new owner's.
+                (&raw const (*entry).check).read_volatile(),
+            )
+        };
+        let sound = check == key.check()
+            && self.byte(core::mem::offset_of!(FlowEntry, direction)) == direction as u8;
+        sound.then_some(Rewrite { addr, port, addr_delta, vendor })
+    }
+
+    /// Changes this side's timer from `seen` to `to` unless somebody else has changed it meanwhile; true if
+    /// this caller did.
+    #[inline(always)]
+    pub fn claim(&self, seen: Moment, to: Moment) -> bool {
+        // SAFETY: `new` vouches for the memory; `expires` is a 4-byte aligned u32 and is shared only by plain
+        // loads, plain stores and this exchange.
+        unsafe {
+            let timer = (&raw mut (*self.entry.as_ptr()).expires).cast::<u32>();
+            atomic::compare_exchange(timer, seen.seconds, to.seconds) == seen.seconds
+        }
+    }
+
+    /// Adds a packet of `bytes` to the entry's counters.
+    #[inline(always)]
+    pub fn count(&self, bytes: u32) {
+        self.set_packets(self.packets() + 1);
+        self.set_bytes(self.bytes() + bytes as u64);
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+mod atomic {
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    /// Stores `new` if `*at` is `old`; returns what was there.
+    ///
+    /// # Safety
+    /// `at` is valid for reads and writes and aligned to 4.
+    pub unsafe fn compare_exchange(at: *mut u32, old: u32, new: u32) -> u32 {
+        // SAFETY: the caller's promise is what `from_ptr` asks.
+        let cell = unsafe { AtomicU32::from_ptr(at) };
+        match cell.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(seen) | Err(seen) => seen,
+        }
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+mod atomic {
+    /// Stores `new` if `*at` is `old`; returns what was there.
+    ///
+    /// # Safety
+    /// `at` is valid for reads and writes and aligned to 4.
+    #[inline(always)]
+    pub unsafe fn compare_exchange(at: *mut u32, old: u32, new: u32) -> u32 {
+        let seen: u64;
+        // SAFETY: BPF_CMPXCHG compares with r0 and returns the old value there (kernel, BPF instruction set,
+        // "Atomic operations"); the target has no compare_exchange of its own in `core`.
+        unsafe {
+            core::arch::asm!(
+                "w0 = cmpxchg32_32(r1 + 0, w0, w2)",
+                in("r1") at,
+                in("r2") u64::from(new),
+                inlateout("r0") u64::from(old) => seen,
+                options(nostack),
+            );
+        }
+        seen as u32
+    }
+}

@@ -1,0 +1,374 @@
+//! Packets as the engine sees them, and the headers it reads.
+
+use network_types::icmp::Icmpv4Hdr;
+use network_types::ip::Ipv4Hdr;
+use network_types::udp::UdpHdr;
+
+use crate::addr::{Ip4, Port};
+use crate::layout::flow::{Direction, FlowKey, protocol};
+use crate::layout::outcome::Outcome;
+
+/// Something that can be copied out of and into a packet.
+///
+/// # Safety
+/// The type has alignment 1, no padding, and every bit pattern is a value.
+pub unsafe trait Wire: Copy {}
+
+// SAFETY: arrays of bytes.
+unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: `repr(C)` structs of bytes and byte arrays.
+unsafe impl Wire for Ipv4Hdr {}
+// SAFETY: as above.
+unsafe impl Wire for UdpHdr {}
+// SAFETY: as above.
+unsafe impl Wire for Icmpv4Hdr {}
+// SAFETY: as above.
+unsafe impl Wire for TcpHead {}
+
+/// A packet under a program's hand. Offsets count bytes from the start of the IP header.
+pub trait Packet {
+    /// Copies out what lies at `offset`, a constant of the caller; `None` past the packet's end.
+    fn load<T: Wire>(&self, offset: usize) -> Option<T>;
+
+    /// As [`Packet::load`], for an offset that the packet itself decides.
+    fn load_at<T: Wire>(&self, offset: usize) -> Option<T>;
+
+    /// Writes at `offset`, a constant of the caller; false past the packet's end.
+    #[must_use]
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> bool;
+
+    /// As [`Packet::store`], for an offset that the packet itself decides.
+    #[must_use]
+    fn store_at<T: Wire>(&mut self, offset: usize, value: T) -> bool;
+
+    /// Bytes from the IP header to the end of the frame.
+    fn len(&self) -> u32;
+
+    /// Whether there is nothing at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Changes the transport checksum at `at` by the difference of the address (part of the pseudo-header)
+    /// and of the port. With `optional` (UDP), a field of 0 means "no checksum" and stays 0, and a result
+    /// of 0 is written as 0xffff (RFC 768).
+    #[must_use]
+    fn change_checksum(&mut self, at: usize, addr_delta: u16, port_delta: u16, optional: bool) -> bool;
+}
+
+/// TCP's header without options (RFC 9293 section 3.1).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TcpHead {
+    /// Source port, network byte order.
+    pub src: [u8; 2],
+    /// Destination port, network byte order.
+    pub dst: [u8; 2],
+    /// Sequence number, network byte order.
+    pub seq: [u8; 4],
+    /// Acknowledgement number, network byte order.
+    pub ack: [u8; 4],
+    /// Data offset in the upper half, in 32-bit words.
+    pub data_offset: u8,
+    /// Control bits.
+    pub flags: u8,
+    /// Window, network byte order, not scaled.
+    pub window: [u8; 2],
+    /// Checksum.
+    pub check: [u8; 2],
+    /// Urgent pointer.
+    pub urgent: [u8; 2],
+}
+
+impl TcpHead {
+    /// Where there is none.
+    pub const NONE: Self = Self {
+        src: [0; 2],
+        dst: [0; 2],
+        seq: [0; 4],
+        ack: [0; 4],
+        data_offset: 0,
+        flags: 0,
+        window: [0; 2],
+        check: [0; 2],
+        urgent: [0; 2],
+    };
+}
+
+/// Where things lie in an IPv4 header (RFC 791), bytes.
+pub mod ipv4 {
+    /// Length of a header without options.
+    pub const LEN: usize = 20;
+    /// Offset of the identification.
+    pub const ID: usize = 4;
+    /// Offset of the time to live.
+    pub const TTL: usize = 8;
+    /// Offset of the header checksum.
+    pub const CHECK: usize = 10;
+    /// Offset of the source address.
+    pub const SRC: usize = 12;
+    /// Offset of the destination address.
+    pub const DST: usize = 16;
+    /// "More fragments" in the flags and fragment offset, host byte order.
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
+    /// The fragment offset in the flags and fragment offset, host byte order, in units of 8 bytes.
+    pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+}
+
+/// Where things lie in the transport headers, bytes.
+pub mod transport {
+    /// Offset of the source port in TCP and UDP.
+    pub const SRC_PORT: usize = 0;
+    /// Offset of the destination port in TCP and UDP.
+    pub const DST_PORT: usize = 2;
+    /// Offset of TCP's checksum.
+    pub const TCP_CHECK: usize = 16;
+    /// Offset of UDP's checksum.
+    pub const UDP_CHECK: usize = 6;
+    /// Offset of ICMP's checksum.
+    pub const ICMP_CHECK: usize = 2;
+    /// Offset of an ICMP query's identifier.
+    pub const ICMP_ID: usize = 4;
+}
+
+/// IP option types (RFC 791 section 3.1).
+pub mod option {
+    /// End of the list.
+    pub const END: u8 = 0;
+    /// No operation.
+    pub const NOP: u8 = 1;
+    /// Record route.
+    pub const RECORD_ROUTE: u8 = 7;
+    /// Internet timestamp.
+    pub const TIMESTAMP: u8 = 68;
+    /// Loose source and record route.
+    pub const LOOSE_SOURCE_ROUTE: u8 = 131;
+    /// Strict source and record route.
+    pub const STRICT_SOURCE_ROUTE: u8 = 137;
+}
+
+/// ICMP types (RFC 792).
+pub mod icmp {
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// Echo.
+    pub const ECHO: u8 = 8;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// Timestamp.
+    pub const TIMESTAMP: u8 = 13;
+    /// Timestamp reply.
+    pub const TIMESTAMP_REPLY: u8 = 14;
+}
+
+/// An IPv4 header, read and checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Ip {
+    /// Source address.
+    pub src: Ip4,
+    /// Destination address.
+    pub dst: Ip4,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Header checksum as loaded (native words).
+    pub check: u16,
+    /// Identification, host byte order.
+    pub id: u16,
+    /// Flags and fragment offset, host byte order.
+    pub fragment: u16,
+    /// Header length in bytes, 20 to 60: where the transport header starts.
+    pub header_len: usize,
+    /// Total length in bytes.
+    pub total_len: u32,
+}
+
+impl Ip {
+    /// Reads the header and checks what RFC 1812 section 5.2.2 asks, but for the checksum.
+    ///
+    /// # Errors
+    /// [`Outcome::BadHeader`] if it is cut short or contradicts itself.
+    #[inline(always)]
+    pub fn read<P: Packet>(packet: &P) -> Result<Self, Outcome> {
+        let header: Ipv4Hdr = packet.load(0).ok_or(Outcome::BadHeader)?;
+        let header_len = ((header.vihl & 0xf) as usize) << 2;
+        let mut total_len = u16::from_be_bytes(header.tot_len) as u32;
+        if total_len == 0 {
+            // A GSO packet above 64 kB ("BIG TCP") has no room for its length.
+            total_len = packet.len();
+        }
+        if header.vihl >> 4 != 4
+            || header_len < ipv4::LEN
+            || total_len < header_len as u32
+            || total_len > packet.len()
+        {
+            return Err(Outcome::BadHeader);
+        }
+        Ok(Self {
+            src: Ip4 { octets: header.src_addr },
+            dst: Ip4 { octets: header.dst_addr },
+            protocol: header.proto,
+            ttl: header.ttl,
+            check: u16::from_ne_bytes(header.check),
+            id: u16::from_be_bytes(header.id),
+            fragment: u16::from_be_bytes(header.frags),
+            header_len,
+            total_len,
+        })
+    }
+
+    /// Whether the header holds an option that names addresses, which a translator would have to rewrite, or
+    /// one that cannot be read (RFC 7126: such packets are dropped).
+    #[inline(always)]
+    pub fn has_refused_option<P: Packet>(&self, packet: &P) -> bool {
+        let mut at = ipv4::LEN;
+        while at < self.header_len {
+            let Some([kind]) = packet.load_at::<[u8; 1]>(at) else { return true };
+            match kind {
+                option::END => return false,
+                option::NOP => {
+                    at += 1;
+                    continue;
+                }
+                option::RECORD_ROUTE
+                | option::TIMESTAMP
+                | option::LOOSE_SOURCE_ROUTE
+                | option::STRICT_SOURCE_ROUTE => return true,
+                _ => {}
+            }
+            let Some([len]) = packet.load_at::<[u8; 1]>(at + 1) else { return true };
+            if len < 2 {
+                return true;
+            }
+            at += len as usize;
+        }
+        false
+    }
+
+    /// Whether it is any part of a fragmented datagram.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET) != 0
+    }
+
+    /// Whether it is a fragment without a transport header.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment & ipv4::FRAGMENT_OFFSET != 0
+    }
+}
+
+/// What kind of transport packet it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A TCP segment.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+    /// An ICMP query.
+    Query,
+    /// The answer to an ICMP query.
+    Reply,
+}
+
+/// A packet that can belong to a flow, as its transport header tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// Its 5-tuple.
+    pub key: FlowKey,
+    /// What it is.
+    pub kind: Kind,
+    /// TCP's header; all zero for the others.
+    pub tcp: TcpHead,
+}
+
+/// Why a packet cannot belong to a flow by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoSubject {
+    /// An ICMP error: it is judged by its quote.
+    IcmpError,
+    /// It is not translated, for this reason.
+    Refused(Outcome),
+}
+
+impl From<Outcome> for NoSubject {
+    fn from(outcome: Outcome) -> Self {
+        Self::Refused(outcome)
+    }
+}
+
+impl Subject {
+    /// Reads the transport header of an unfragmented packet or of a first fragment. `PLAIN` is the caller's
+    /// knowledge that the IP header has no options: the header is then read in place.
+    ///
+    /// # Errors
+    /// [`NoSubject`].
+    #[inline(always)]
+    pub fn read<P: Packet, const PLAIN: bool>(packet: &P, ip: &Ip) -> Result<Self, NoSubject> {
+        const BAD: NoSubject = NoSubject::Refused(Outcome::BadHeader);
+        let at = ip.header_len;
+        let room = ip.total_len - ip.header_len as u32;
+        let subject = |src, dst, kind| Self { key: key(ip, src, dst), kind, tcp: TcpHead::NONE };
+        match ip.protocol {
+            protocol::TCP => {
+                let tcp: TcpHead = head::<P, _, PLAIN>(packet, at)?;
+                let header_len = (tcp.data_offset >> 4) as u32 * 4;
+                if header_len < 20 || header_len > room || tcp.dst == [0, 0] {
+                    return Err(BAD);
+                }
+                Ok(Self { key: key(ip, tcp.src, tcp.dst), kind: Kind::Tcp, tcp })
+            }
+            protocol::UDP => {
+                let head: UdpHdr = head::<P, _, PLAIN>(packet, at)?;
+                let len = u16::from_be_bytes(head.len) as u32;
+                // The length of a first fragment is that of the whole datagram, and of a GSO packet may be 0.
+                let fits = len <= room || ip.is_fragment();
+                if room < 8 || (len != 0 && len < 8) || !fits || head.dst == [0, 0] {
+                    return Err(BAD);
+                }
+                Ok(subject(head.src, head.dst, Kind::Udp))
+            }
+            protocol::ICMP => {
+                let head: Icmpv4Hdr = head::<P, _, PLAIN>(packet, at)?;
+                if room < 8 {
+                    return Err(BAD);
+                }
+                let id = [head.data[0], head.data[1]];
+                match head.type_ {
+                    icmp::ECHO | icmp::TIMESTAMP => Ok(subject(id, [0, 0], Kind::Query)),
+                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY => Ok(subject([0, 0], id, Kind::Reply)),
+                    icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => {
+                        Err(NoSubject::IcmpError)
+                    }
+                    _ => Err(NoSubject::Refused(Outcome::IcmpTypeRefused)),
+                }
+            }
+            _ => Err(NoSubject::Refused(Outcome::ProtocolUnsupported)),
+        }
+    }
+
+    /// The port or identifier that a translation in `direction` rewrites.
+    #[inline(always)]
+    pub const fn rewritten_port(&self, direction: Direction) -> Port {
+        match direction {
+            Direction::Outbound => self.key.src_port,
+            Direction::Inbound => self.key.dst_port,
+        }
+    }
+}
+
+#[inline(always)]
+fn head<P: Packet, H: Wire, const PLAIN: bool>(packet: &P, at: usize) -> Result<H, NoSubject> {
+    let head = if PLAIN { packet.load(ipv4::LEN) } else { packet.load_at(at) };
+    head.ok_or(NoSubject::Refused(Outcome::BadHeader))
+}
+
+#[inline(always)]
+fn key(ip: &Ip, src: [u8; 2], dst: [u8; 2]) -> FlowKey {
+    FlowKey::new(ip.src, Port::from_wire(src), ip.dst, Port::from_wire(dst), ip.protocol)
+}

@@ -1,0 +1,51 @@
+//! The maps. Sizes marked "from the configuration" are set by the agent when it creates them.
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use vpnat_common::addr::Ip4;
+use vpnat_common::layout::clock::Settings;
+use vpnat_common::layout::device::{Device, XdpPort};
+use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
+use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
+use vpnat_common::layout::{MAX_DEVICES, MAX_VENDORS};
+
+/// 2^32 / HZ, set by the agent: jiffies times this, shifted right by 32, are seconds.
+#[unsafe(no_mangle)]
+pub static CLOCK_MULTIPLIER: Global<u64> = Global::new(0);
+
+/// Not an LRU map: a flood of new flows must not evict a live one. Size from the configuration.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, FlowEntry, 524_288> = HashMap::new();
+
+/// An LRU map: a decision that goes early costs one datagram, and its size bounds what a flood can take.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 16_384> = LruHashMap::new();
+
+#[btf_map]
+pub static SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map]
+pub static VENDORS: Array<VendorPolicy, { MAX_VENDORS as usize }> = Array::new();
+
+#[btf_map]
+pub static VENDOR_PREFIXES: LpmTrie<Ip4, PrefixTarget, 4096> = LpmTrie::new();
+
+#[btf_map]
+pub static SOURCES: LpmTrie<SourceKey, SourceRule, 16_384> = LpmTrie::new();
+
+#[btf_map]
+pub static EGRESS: HashMap<Ip4, EgressAddress, 512> = HashMap::new();
+
+#[btf_map]
+pub static DEVICES: HashMap<u32, Device, 4096> = HashMap::new();
+
+#[btf_map]
+pub static XDP_PORTS: Array<XdpPort, { MAX_DEVICES as usize }> = Array::new();
+
+#[btf_map]
+pub static XDP_DEVICES: DevMap<{ MAX_DEVICES as usize }> = DevMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Count, { COUNTER_SLOTS as usize }> = PerCpuArray::new();

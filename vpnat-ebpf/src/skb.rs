@@ -1,0 +1,109 @@
+//! Packets in TC programs: socket buffers.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::{
+    bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
+use aya_ebpf::programs::TcContext;
+use vpnat_common::packet::{Packet, Wire};
+
+/// `~x + x`: the difference that changes nothing.
+const NO_CHANGE: u16 = 0xffff;
+
+/// A socket buffer whose IP header starts `L2` bytes in: 14 behind Ethernet, 0 on a tunnel.
+pub struct Skb<'a, const L2: usize> {
+    context: &'a TcContext,
+}
+
+impl<'a, const L2: usize> Skb<'a, L2> {
+    /// Wraps the program's packet and makes its first `header` bytes from the IP header on readable in
+    /// place, if it has as many.
+    #[inline(always)]
+    pub fn new(context: &'a TcContext, header: usize) -> Self {
+        let linear = context.data_end().wrapping_sub(context.data());
+        if linear < L2 + header {
+            // A failure shows when the header is read.
+            // SAFETY: the context is that of the running program.
+            unsafe { bpf_skb_pull_data(context.skb.skb, (L2 + header) as u32) };
+        }
+        Self { context }
+    }
+
+    #[inline(always)]
+    fn place<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.context.data() + L2 + offset;
+        if start + size_of::<T>() > self.context.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}
+
+impl<const L2: usize> Packet for Skb<'_, L2> {
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `place` has checked the bounds; `Wire` types have alignment 1 and take any bytes.
+        self.place::<T>(offset).map(|place| unsafe { place.read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn load_at<T: Wire>(&self, offset: usize) -> Option<T> {
+        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes all of `value` or fails; `Wire` types take any bytes.
+        unsafe {
+            let failed = bpf_skb_load_bytes(
+                self.context.as_ptr(),
+                (L2 + offset) as u32,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            );
+            (failed == 0).then(|| value.assume_init())
+        }
+    }
+
+    #[inline(always)]
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        match self.place::<T>(offset) {
+            Some(place) => {
+                // SAFETY: `place` has checked the bounds; the verifier's prologue has made the head writable.
+                unsafe { place.write_unaligned(value) };
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn store_at<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        // SAFETY: `value` lives through the call and has the stated length.
+        let failed = unsafe {
+            bpf_skb_store_bytes(
+                self.context.skb.skb,
+                (L2 + offset) as u32,
+                (&raw const value).cast(),
+                size_of::<T>() as u32,
+                0,
+            )
+        };
+        failed == 0
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.context.len().wrapping_sub(L2 as u32)
+    }
+
+    #[inline(always)]
+    fn change_checksum(&mut self, at: usize, addr_delta: u16, port_delta: u16, optional: bool) -> bool {
+        // The helper knows whether the field is a full sum or, with offload, only that of the pseudo-header.
+        let mark = if optional { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+        let skb = self.context.skb.skb;
+        let at = (L2 + at) as u32;
+        // SAFETY: the context is that of the running program; a size of 0 makes `to` a difference.
+        unsafe {
+            bpf_l4_csum_replace(skb, at, 0, addr_delta as u64, BPF_F_PSEUDO_HDR as u64 | mark) == 0
+                && (port_delta == NO_CHANGE || bpf_l4_csum_replace(skb, at, 0, port_delta as u64, mark) == 0)
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The engine's questions, answered by maps and helpers.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64};
+use vpnat_common::addr::Ip4;
+use vpnat_common::engine::tables::{Refused, Route, RouteQuery, Tables};
+use vpnat_common::flow_ref::FlowRef;
+use vpnat_common::layout::clock::{Moment, Settings};
+use vpnat_common::layout::device::{Device, XdpPort};
+use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::outcome::{Hook, Outcome, counter_index};
+use vpnat_common::layout::vendor::{
+    EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, VendorPolicy,
+};
+
+use crate::maps::{
+    CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, SETTINGS, SOURCES, VENDOR_PREFIXES,
+    VENDORS, XDP_PORTS,
+};
+
+const EEXIST: i32 = -17;
+const AF_INET: u8 = 2;
+
+/// Return values of `bpf_fib_lookup` (`include/uapi/linux/bpf.h`).
+mod fib {
+    pub const SUCCESS: i64 = 0;
+    pub const BLACKHOLE: i64 = 1;
+    pub const UNREACHABLE: i64 = 2;
+    pub const PROHIBIT: i64 = 3;
+    pub const NOT_FWDED: i64 = 4;
+    pub const FWD_DISABLED: i64 = 5;
+    pub const NO_NEIGH: i64 = 7;
+    pub const FRAG_NEEDED: i64 = 8;
+}
+
+/// The kernel as the program in `context` sees it.
+pub struct Kernel {
+    context: *mut c_void,
+    ifindex: u32,
+}
+
+impl Kernel {
+    /// For a program with `context` that runs on the device `ifindex`.
+    #[inline(always)]
+    pub const fn new(context: *mut c_void, ifindex: u32) -> Self {
+        Self { context, ifindex }
+    }
+}
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn settings(&self) -> Settings {
+        match SETTINGS.get(0) {
+            Some(settings) => *settings,
+            None => Settings::default(),
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Moment {
+        // SAFETY: the helper only reads a kernel variable.
+        let jiffies = unsafe { bpf_jiffies64() };
+        Moment::new((jiffies.wrapping_mul(CLOCK_MULTIPLIER.load()) >> 32) as u32)
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        let entry = NonNull::new(FLOWS.get_ptr_mut(key)?)?;
+        // SAFETY: a value of FLOWS stays readable and writable until the program ends.
+        Some(unsafe { FlowRef::new(entry) })
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused> {
+        match FLOWS.insert(key, entry, BPF_NOEXIST as u64) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(Refused::Exists),
+            Err(_) => Err(Refused::Full),
+        }
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) {
+        // Gone already is as good.
+        let _ = FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        // SAFETY: copied at once; entries are written whole and only by this program.
+        unsafe { FRAGMENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn insert_fragment(&self, key: &FragmentKey, entry: &FragmentEntry) -> bool {
+        FRAGMENTS.insert(key, entry, BPF_ANY as u64).is_ok()
+    }
+
+    #[inline(always)]
+    fn vendor_of(&self, dst: Ip4) -> Option<PrefixTarget> {
+        VENDOR_PREFIXES.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(32, dst)).copied()
+    }
+
+    #[inline(always)]
+    fn source_allowed(&self, slot: u8, src: Ip4) -> bool {
+        let key = SourceKey::new(slot, src);
+        SOURCES.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(SOURCE_KEY_VENDOR_BITS + 32, key)).is_some()
+    }
+
+    #[inline(always)]
+    fn policy(&self, slot: u8) -> Option<&VendorPolicy> {
+        VENDORS.get(slot as u32)
+    }
+
+    #[inline(always)]
+    fn egress(&self, address: Ip4) -> Option<EgressAddress> {
+        // SAFETY: copied at once.
+        unsafe { EGRESS.get(address).copied() }
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<Device> {
+        // SAFETY: copied at once.
+        unsafe { DEVICES.get(ifindex).copied() }
+    }
+
+    #[inline(always)]
+    fn xdp_port(&self, slot: u8) -> Option<XdpPort> {
+        XDP_PORTS.get(slot as u32).copied()
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery) -> Route {
+        // SAFETY: integers and byte arrays only; all zero is what the helper expects of unused fields.
+        let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+        lookup.family = AF_INET;
+        lookup.l4_protocol = query.protocol;
+        lookup.ifindex = self.ifindex;
+        lookup.__bindgen_anon_3.ipv4_src = query.src.to_ne();
+        lookup.__bindgen_anon_4.ipv4_dst = query.dst.to_ne();
+        // SAFETY: the context is that of the running program, the parameters are as long as stated.
+        let result = unsafe {
+            bpf_fib_lookup(self.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0)
+        };
+        match result {
+            fib::SUCCESS => Route::Ready {
+                ifindex: lookup.ifindex,
+                mac: lookup.dmac,
+                // SAFETY: on success the helper has put the route's MTU here.
+                mtu: unsafe { lookup.__bindgen_anon_1.mtu_result },
+            },
+            fib::NO_NEIGH | fib::FRAG_NEEDED => Route::Slow { ifindex: lookup.ifindex },
+            fib::BLACKHOLE | fib::UNREACHABLE | fib::PROHIBIT | fib::NOT_FWDED | fib::FWD_DISABLED => {
+                Route::NotForwarded
+            }
+            _ => Route::Unknown,
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, vendor: u8, hook: Hook, outcome: Outcome, bytes: u32) {
+        if let Some(count) = COUNTERS.get_ptr_mut(counter_index(vendor, hook, outcome)) {
+            // SAFETY: this CPU's own counter; programs of one CPU do not interrupt each other here.
+            unsafe {
+                (*count).packets += 1;
+                (*count).bytes += bytes as u64;
+            }
+        }
+    }
+}
