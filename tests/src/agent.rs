@@ -134,12 +134,12 @@ impl<'a> Agent<'a> {
         while !self.ready() {
             if let Some(status) = agent.ended() {
                 agent.wait(Duration::from_secs(1));
-                panic!("vpnat run ended ({status}) before it was ready:\n{}", agent.log());
+                panic!("vpnat run ended ({status}) before it was ready:\n{}", agent.last_words());
             }
             assert!(
                 start.elapsed() < READY_WITHIN,
                 "vpnat run is not ready after {READY_WITHIN:?}:\n{}",
-                agent.log()
+                agent.last_words()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -185,7 +185,7 @@ impl<'a> Agent<'a> {
     pub fn stop(&mut self) {
         let mut agent = self.running.take().expect("the agent is running");
         let status = agent.stop();
-        assert!(status.success(), "vpnat run ended with {status} after SIGTERM:\n{}", agent.log());
+        assert!(status.success(), "vpnat run ended with {status} after SIGTERM:\n{}", agent.last_words());
     }
 
     /// What the running agent has written so far.

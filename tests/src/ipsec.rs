@@ -51,7 +51,7 @@ impl<'a> Charon<'a> {
         let mut daemon = Background::start(&format!("charon of {}", ns.name()), command);
         process::wait_until("the IKE daemon's control socket", Duration::from_secs(10), || {
             if let Some(status) = daemon.ended() {
-                panic!("charon of {} ended at once ({status}):\n{}", ns.name(), daemon.log());
+                panic!("charon of {} ended at once ({status}):\n{}", ns.name(), daemon.last_words());
             }
             socket.exists()
         });

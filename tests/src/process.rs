@@ -96,6 +96,7 @@ pub struct Background {
     log: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
     ended: Option<ExitStatus>,
+    log_shown: bool,
 }
 
 impl Background {
@@ -115,7 +116,7 @@ impl Background {
         if let Some(pipe) = child.stderr.take() {
             readers.push(collect(pipe, &log));
         }
-        Self { name: name.to_string(), child, log, readers, ended: None }
+        Self { name: name.to_string(), child, log, readers, ended: None, log_shown: false }
     }
 
     /// The process id.
@@ -126,6 +127,12 @@ impl Background {
     /// What the process has printed so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// What the process has printed, for a message that is about to be shown: it is not shown again.
+    pub fn last_words(&mut self) -> String {
+        self.log_shown = true;
+        self.log()
     }
 
     /// How the process ended, if it has.
@@ -179,7 +186,7 @@ impl Drop for Background {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.log_shown {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(40).collect();
             eprintln!("--- last lines of {} ---", self.name);
