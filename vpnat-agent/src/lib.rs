@@ -1,5 +1,14 @@
 //! The agent: loads and attaches the programs, fills the maps, sweeps the flow table and exports
 //! statistics. Every packet decision is the datapath's; this crate never sees a packet.
 
+pub mod cli;
 pub mod config;
+pub mod datapath;
+pub mod detach;
+pub mod forwarding;
+pub mod metrics;
 pub mod netlink;
+pub mod notify;
+pub mod preflight;
+pub mod run;
+pub mod supervisor;

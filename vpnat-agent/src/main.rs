@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! `vpnat`, the binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vpnat_agent::cli::main()
+}

@@ -40,8 +40,8 @@ pub fn channels(device: &str) -> io::Result<Channels> {
 }
 
 fn ask(device: &str, data: &mut [u8]) -> io::Result<()> {
-    let fd: OwnedFd =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(io::Error::from)?;
+    let fd: OwnedFd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(io::Error::from)?;
     if device.len() >= libc::IFNAMSIZ {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }

@@ -120,9 +120,10 @@ pub struct Follower {
 impl Follower {
     /// Subscribes. Events from now on are kept until [`Follower::next`] takes them. Needs a tokio runtime.
     pub fn subscribe() -> io::Result<Self> {
-        let groups =
-            RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE;
-        let socket = AsyncFd::new(open(groups, SockFlag::SOCK_NONBLOCK)?)?;
+        let groups = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE;
+        let socket = open(groups, SockFlag::SOCK_NONBLOCK)?;
+        // SAFETY: an `OwnedFd` keeps its descriptor open, and the same, for as long as it lives.
+        let socket = unsafe { AsyncFd::register(socket) }?;
         Ok(Self { socket, neighbours: Neighbours::default(), buffer: vec![0; RECEIVE_BUFFER] })
     }
 

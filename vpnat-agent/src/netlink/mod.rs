@@ -102,14 +102,6 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// Appends one attribute to a request.
-pub(crate) fn push_attribute(request: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    request.extend(((4 + value.len()) as u16).to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    request.extend(value);
-    request.resize(align(request.len()), 0);
-}
-
 fn align(length: usize) -> usize {
     length.next_multiple_of(4)
 }
@@ -136,6 +128,14 @@ pub(crate) fn text(value: &[u8]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Appends one attribute to a request.
+    fn push_attribute(request: &mut Vec<u8>, kind: u16, value: &[u8]) {
+        request.extend(((4 + value.len()) as u16).to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
+        request.extend(value);
+        request.resize(align(request.len()), 0);
+    }
 
     #[test]
     fn attributes_are_walked_with_their_padding() {

@@ -1,0 +1,37 @@
+//! `vpnat detach`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{PinOptions, say};
+use crate::datapath::{Error, kernel};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    pins: PinOptions,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let pins = options.pins.pins()?;
+    kernel::check_privileges()?;
+    // An agent that runs would put its hooks back.
+    let lock = match pins.root().exists().then(|| pins.lock()) {
+        Some(Err(Error::Locked { path })) => return Err(Error::Locked { path }.into()),
+        Some(Ok(lock)) => Some(lock),
+        _ => None,
+    };
+    let removed = crate::detach::detach(&pins)?;
+    drop(lock);
+    for line in &removed {
+        say(format_args!("removed {line}"))?;
+    }
+    if removed.is_empty() {
+        say(format_args!(
+            "nothing to remove: no pins in {} and no filters on any device",
+            pins.root().display()
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,144 @@
+//! The command line, one file per verb.
+
+mod check;
+mod detach;
+mod flows;
+mod run;
+mod status;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_PIN_ROOT};
+use crate::datapath::pins::Pins;
+
+/// Where the configuration lies unless it is named.
+const DEFAULT_CONFIG: &str = "/etc/vpnat/vpnat.toml";
+
+/// What is said about exit statuses in `--help`.
+const EXIT_STATUSES: &str = "Exit status:
+  0  done; for `check` and `status`: all is well
+  1  an error, said on standard error as `vpnat: error: what: where: what to do`
+  2  the command line is wrong
+  3  `status`: vpnat is pinned but not in order (agent not running, or hooks missing)";
+
+/// Source NAT in the kernel: pods reach a vendor through one address, or not at all.
+#[derive(Debug, Parser)]
+#[command(name = "vpnat", version, after_help = EXIT_STATUSES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Load and attach the datapath, and look after it until SIGTERM. The datapath stays when this ends.
+    Run(run::Options),
+    /// Check everything that can be checked without changing anything.
+    Check(check::Options),
+    /// Show what is loaded, attached and counted. Works while the agent is down.
+    Status(status::Options),
+    /// Look at the flow table. Works while the agent is down.
+    #[command(subcommand)]
+    Flows(flows::Verb),
+    /// Remove every program, link, filter and pin of vpnat. All flows end.
+    Detach(detach::Options),
+}
+
+/// Where the pins are.
+#[derive(Debug, Args)]
+struct PinOptions {
+    /// Directory of the pins.
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "config")]
+    pin_dir: Option<PathBuf>,
+    /// Configuration that names the directory of the pins.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl PinOptions {
+    fn pins(&self) -> anyhow::Result<Pins> {
+        Ok(Pins::new(match (&self.pin_dir, &self.config) {
+            (Some(directory), _) => directory.clone(),
+            (None, Some(file)) => Config::load(file)?.pin_root,
+            (None, None) => DEFAULT_PIN_ROOT.into(),
+        }))
+    }
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.verb {
+        Verb::Run(options) => {
+            start_logging();
+            run::run(&options)
+        }
+        Verb::Check(options) => check::run(&options),
+        Verb::Status(options) => status::run(&options),
+        Verb::Flows(verb) => flows::run(&verb),
+        Verb::Detach(options) => detach::run(&options),
+    };
+    result.unwrap_or_else(|error| {
+        // A reader that closed its end has seen what it wanted.
+        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        {
+            return ExitCode::SUCCESS;
+        }
+        for line in complaints(&error) {
+            eprintln!("vpnat: error: {line}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+/// One line for each thing that is wrong with a configuration; other errors are one.
+fn complaints(error: &anyhow::Error) -> Vec<String> {
+    match error.downcast_ref::<crate::config::ConfigError>() {
+        Some(crate::config::ConfigError::Wrong(all)) => all.iter().map(ToString::to_string).collect(),
+        _ => vec![error.to_string()],
+    }
+}
+
+fn start_logging() {
+    let environment = env_logger::Env::new().filter_or("VPNAT_LOG", "info");
+    let mut builder = env_logger::Builder::from_env(environment);
+    if !std::io::stderr().is_terminal() {
+        builder.format(|out, record| writeln!(out, "vpnat: {}: {}", level(record.level()), record.args()));
+    }
+    builder.init();
+}
+
+fn level(level: log::Level) -> &'static str {
+    match level {
+        log::Level::Error => "error",
+        log::Level::Warn => "warning",
+        log::Level::Info => "info",
+        log::Level::Debug => "debug",
+        log::Level::Trace => "trace",
+    }
+}
+
+/// Writes a line to standard output.
+fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_says_the_exit_statuses() {
+        assert!(Cli::command().render_help().to_string().contains("Exit status:"));
+    }
+}

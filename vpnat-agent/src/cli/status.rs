@@ -1,0 +1,182 @@
+//! `vpnat status`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use vpnat_common::layout::LAYOUT_VERSION;
+use vpnat_common::layout::outcome::{Count, Fate, Hook, Outcome};
+
+use super::{PinOptions, say};
+use crate::datapath::flows::list;
+use crate::datapath::hooks::TC_POINTS;
+use crate::datapath::maps::{StateMaps, Table};
+use crate::datapath::tc::our_filters;
+use crate::netlink::links;
+
+/// `status` when vpnat is pinned but not in order.
+const NOT_IN_ORDER: u8 = 3;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Print JSON. Fields are added over time, never renamed or removed within a version.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pins: PinOptions,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    /// Raised when a field is renamed or removed.
+    version: u32,
+    layout: u32,
+    agent_running: bool,
+    /// The maps hold a configuration, so the datapath translates.
+    configured: bool,
+    flows: usize,
+    flow_entries_capacity: u32,
+    hooks: Vec<AttachedHook>,
+    vendors: Vec<Vendor>,
+    /// Packets that were dropped, by vendor ("none": nobody's), hook and outcome; zeros left out.
+    drops: Vec<Drop>,
+}
+
+#[derive(Debug, Serialize)]
+struct AttachedHook {
+    device: String,
+    hook: String,
+    /// `link` (pinned) or `filter` (clsact).
+    by: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Vendor {
+    name: String,
+    egress_ips: Vec<String>,
+    outbound: Traffic,
+    inbound: Traffic,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Traffic {
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Drop {
+    vendor: String,
+    hook: &'static str,
+    outcome: &'static str,
+    packets: u64,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let pins = options.pins.pins()?;
+    let maps = StateMaps::open(&pins)?;
+    let table = Table::flows(&pins)?;
+
+    let mut hooks: Vec<AttachedHook> = pins
+        .pinned_links()
+        .into_iter()
+        .map(|(device, hook)| AttachedHook { device, hook, by: "link" })
+        .collect();
+    for link in links::dump()? {
+        for (direction, point) in TC_POINTS {
+            if !our_filters(link.index, direction)?.is_empty() {
+                hooks.push(AttachedHook { device: link.name.clone(), hook: point.into(), by: "filter" });
+            }
+        }
+    }
+
+    let found = maps.vendors()?;
+    let mut slots = vec![(0, "none".to_owned())];
+    slots.extend(found.iter().map(|vendor| (vendor.slot, vendor.name.clone())));
+    let mut drops = Vec::new();
+    for (slot, name) in &slots {
+        for hook in Hook::ALL {
+            for outcome in Outcome::ALL.iter().filter(|outcome| outcome.fate() == Fate::Dropped) {
+                let Count { packets, .. } = maps.count(*slot, hook, *outcome)?;
+                if packets > 0 {
+                    drops.push(Drop {
+                        vendor: name.clone(),
+                        hook: hook.name(),
+                        outcome: outcome.name(),
+                        packets,
+                    });
+                }
+            }
+        }
+    }
+    let mut vendors = Vec::new();
+    for vendor in &found {
+        let policy = &vendor.policy;
+        let count = (policy.egress_count as usize).min(policy.egress.len());
+        vendors.push(Vendor {
+            name: vendor.name.clone(),
+            egress_ips: policy.egress[..count].iter().map(ToString::to_string).collect(),
+            outbound: translated(&maps, vendor.slot, Outcome::Outbound)?,
+            inbound: translated(&maps, vendor.slot, Outcome::Inbound)?,
+        });
+    }
+    let document = Document {
+        version: 1,
+        layout: LAYOUT_VERSION,
+        agent_running: pins.locked(),
+        configured: maps.settings()?.ready == 1,
+        flows: list(&table)?.flows.len(),
+        flow_entries_capacity: table.capacity,
+        hooks,
+        vendors,
+        drops,
+    };
+    if options.json {
+        say(serde_json::to_string_pretty(&document)?)?;
+    } else {
+        print(&document)?;
+    }
+    let in_order = document.agent_running && document.configured && !document.hooks.is_empty();
+    Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::from(NOT_IN_ORDER) })
+}
+
+fn translated(maps: &StateMaps, slot: u8, outcome: Outcome) -> anyhow::Result<Traffic> {
+    let mut sum = Traffic::default();
+    for hook in Hook::ALL {
+        let count = maps.count(slot, hook, outcome)?;
+        sum.packets += count.packets;
+        sum.bytes += count.bytes;
+    }
+    Ok(sum)
+}
+
+fn print(document: &Document) -> std::io::Result<()> {
+    let agent =
+        if document.agent_running { "running" } else { "not running; the datapath works on without it" };
+    say(format_args!("agent      {agent}"))?;
+    let configured =
+        if document.configured { "translating" } else { "not configured: nothing leaves to any vendor" };
+    say(format_args!("datapath   {configured}, layout {}", document.layout))?;
+    say(format_args!("flows      {} of {}", document.flows, document.flow_entries_capacity / 2))?;
+    for hook in &document.hooks {
+        say(format_args!("hook       {} {} ({})", hook.device, hook.hook, hook.by))?;
+    }
+    for vendor in &document.vendors {
+        say(format_args!(
+            "vendor     {} as {}: out {} packets, {} bytes; in {} packets, {} bytes",
+            vendor.name,
+            vendor.egress_ips.join(", "),
+            vendor.outbound.packets,
+            vendor.outbound.bytes,
+            vendor.inbound.packets,
+            vendor.inbound.bytes
+        ))?;
+    }
+    for drop in &document.drops {
+        say(format_args!(
+            "dropped    {} at {}: {} ({})",
+            drop.packets, drop.hook, drop.outcome, drop.vendor
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What can go wrong between the agent and the kernel. Every message reads `what: where: what to do`.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+/// An error of the datapath.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its variant is")]
+pub enum Error {
+    #[error(
+        "missing privilege {missing}: this process: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
+    Privilege { missing: &'static str },
+    #[error("kernel too old: {found}: vpnat needs Linux {needed} or newer")]
+    KernelVersion { found: String, needed: &'static str },
+    #[error("the kernel has no type information: {}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y", path.display())]
+    NoBtf { path: PathBuf },
+    #[error("not on a BPF file system: {}: run `mount -t bpf bpf DIRECTORY` there, or set [agent] bpffs", path.display())]
+    NotBpffs { path: PathBuf },
+    #[error("cannot mount a BPF file system ({error}): {}: mount it before vpnat starts", path.display())]
+    MountBpffs { path: PathBuf, error: io::Error },
+    #[error(
+        "built without a BPF toolchain, so there are no programs in it: this vpnat binary: build it with `cargo xtask build`"
+    )]
+    NoObject,
+    #[error("another vpnat runs with the same pins: {}: stop it first, or set another [agent] bpffs", path.display())]
+    Locked { path: PathBuf },
+    #[error("nothing is pinned: {}: start `vpnat run`, or name the directory with --pin-dir", path.display())]
+    NothingPinned { path: PathBuf },
+    #[error("{action} failed ({error}): {}: see the reason in brackets", path.display())]
+    File { action: &'static str, path: PathBuf, error: io::Error },
+    #[error("no such device: {name}: create it first, or correct [datapath] {list}")]
+    NoDevice { name: String, list: &'static str },
+    #[error("device of an unknown kind (ARPHRD {kind}): {name}: use an Ethernet or IP tunnel device")]
+    DeviceKind { name: String, kind: u16 },
+    #[error("{action} failed ({error}): netlink: see the reason in brackets")]
+    Netlink { action: &'static str, error: io::Error },
+    #[error(
+        "pinned map has another {property} (found {found}, expected {expected}): {name} in {}: \
+         run `vpnat detach`, which ends all flows, then start again", path.display()
+    )]
+    MapShape { name: String, path: PathBuf, property: &'static str, found: String, expected: String },
+    #[error("the object lacks {what} `{name}`: this vpnat binary: build it again with `cargo xtask build`")]
+    ObjectLacks { what: &'static str, name: String },
+    #[error(
+        "the object cannot be used ({reason}): this vpnat binary: build it again with `cargo xtask build`"
+    )]
+    ObjectBad { reason: String },
+    #[error(
+        "the kernel's verifier refused program `{program}` ({reason}): Linux {kernel}: run a kernel that vpnat was tested \
+         with (6.1, 6.12, 6.18), or report this with the lines below\n{log}"
+    )]
+    Verifier { program: String, kernel: String, reason: io::Error, log: String },
+    #[error("loading program `{program}` failed ({reason}): Linux {kernel}: see the reason in brackets")]
+    Load { program: String, kernel: String, reason: String },
+    #[error("{action} failed ({error}): map {name}: see the reason in brackets")]
+    Map { action: &'static str, name: &'static str, error: MapError },
+    #[error("{action} failed ({error}): program {name}: see the reason in brackets")]
+    Program { action: &'static str, name: String, error: ProgramError },
+    #[error("attaching `{program}` failed ({reason}): {device} {point}: {remedy}")]
+    Attach { program: String, device: String, point: &'static str, reason: String, remedy: &'static str },
+    #[error(
+        "the hook was attached and is not there: {device} {point}: look for another tool that removes BPF programs"
+    )]
+    Vanished { device: String, point: &'static str },
+    #[error(
+        "another XDP program (id {program}) holds the device: {device}: remove it (`ip link set dev {device} xdp off`) or set xdp = \"off\""
+    )]
+    ForeignXdp { device: String, program: u32 },
+    #[error("{reason}: {device}: {remedy}")]
+    XdpUnfit { device: String, reason: String, remedy: String },
+    #[error(
+        "cannot tell the kernel's tick rate ({0}): probe_jiffies: report this with your kernel's CONFIG_HZ"
+    )]
+    Clock(String),
+    #[error(
+        "no slot is free for vendor `{name}`: map VENDORS: remove vendors, or run `vpnat detach` to forget old ones"
+    )]
+    NoVendorSlot { name: String },
+}
+
+impl Error {
+    /// Wraps a file operation's error.
+    pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::File { action, path, error }
+    }
+
+    /// Wraps a map operation's error.
+    pub fn map(action: &'static str, name: &'static str) -> impl FnOnce(MapError) -> Self {
+        move |error| Self::Map { action, name, error }
+    }
+
+    /// Wraps a program operation's error.
+    pub fn program(action: &'static str, name: &str) -> impl FnOnce(ProgramError) -> Self {
+        let name = name.to_owned();
+        move |error| Self::Program { action, name, error }
+    }
+}

@@ -1,0 +1,227 @@
+//! The flow table as people see it: the two entries of a flow as one line.
+
+use std::collections::HashMap;
+
+use vpnat_common::addr::{Ip4, Port};
+use vpnat_common::layout::clock::Moment;
+use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey, protocol};
+use vpnat_common::layout::user::FlowEntryBytes;
+
+use super::Error;
+use super::maps::Table;
+
+/// Entries read at a time.
+const SLICE: usize = 4096;
+
+/// An address with a port or query identifier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Endpoint {
+    /// Address.
+    pub address: Ip4,
+    /// Port or query identifier.
+    pub port: Port,
+}
+
+/// A flow: both entries, or the one that there is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The pod's end.
+    pub inside: Endpoint,
+    /// The vendor's end.
+    pub remote: Endpoint,
+    /// What the vendor sees.
+    pub egress: Endpoint,
+    /// Pod to vendor.
+    pub outbound: Option<FlowEntry>,
+    /// Vendor to pod.
+    pub inbound: Option<FlowEntry>,
+}
+
+impl Flow {
+    /// Either entry; there is always one.
+    fn any(&self) -> Option<&FlowEntry> {
+        self.outbound.as_ref().or(self.inbound.as_ref())
+    }
+
+    /// The vendor slot.
+    pub fn vendor(&self) -> u8 {
+        self.any().map_or(0, |entry| entry.vendor)
+    }
+
+    /// The state's name.
+    pub fn state(&self) -> &'static str {
+        self.any().map_or("unknown", |entry| entry.phase.name())
+    }
+
+    /// Seconds since it was made.
+    pub fn age(&self, now: Moment) -> u32 {
+        self.any().map_or(0, |entry| now.seconds.wrapping_sub(entry.created.seconds))
+    }
+
+    /// Seconds until it ends if it stays idle; it lives as long as either side's timer runs. Not positive
+    /// once it has ended.
+    pub fn expires_in(&self, now: Moment) -> i32 {
+        let left = |entry: &FlowEntry| entry.expires.seconds.wrapping_sub(now.seconds) as i32;
+        self.outbound.iter().chain(&self.inbound).map(left).max().unwrap_or_default()
+    }
+
+    /// Whether one half is missing.
+    pub fn is_orphan(&self) -> bool {
+        self.outbound.is_none() || self.inbound.is_none()
+    }
+}
+
+/// The protocol's name, or its number.
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::TCP => "tcp".into(),
+        protocol::UDP => "udp".into(),
+        protocol::ICMP => "icmp".into(),
+        other => other.to_string(),
+    }
+}
+
+/// All flows, and how many entries could not be read.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Flows by protocol and inside address.
+    pub flows: Vec<Flow>,
+    /// Entries with a value that the datapath never writes.
+    pub unreadable: usize,
+}
+
+/// Reads the whole table.
+pub fn list(table: &Table) -> Result<Listing, Error> {
+    let mut entries = Vec::new();
+    let mut unreadable = 0;
+    let mut walk = table.walk::<FlowKey, FlowEntryBytes>(SLICE);
+    while let Some((keys, values)) = walk.next_slice().map_err(walk_error)? {
+        for (key, value) in keys.iter().zip(values) {
+            match value.decode() {
+                Some(entry) => entries.push((*key, entry)),
+                None => unreadable += 1,
+            }
+        }
+    }
+    Ok(Listing { flows: pair(entries), unreadable })
+}
+
+pub(super) fn walk_error(error: std::io::Error) -> Error {
+    Error::Map {
+        action: "walking",
+        name: vpnat_common::layout::names::FLOWS,
+        error: aya::maps::MapError::IoError(error),
+    }
+}
+
+/// Brings the two halves of each flow together.
+fn pair(entries: Vec<(FlowKey, FlowEntry)>) -> Vec<Flow> {
+    let mut flows: HashMap<(u8, Endpoint, Endpoint, Endpoint), Flow> = HashMap::new();
+    for (key, entry) in entries {
+        let source = Endpoint { address: key.src, port: key.src_port };
+        let destination = Endpoint { address: key.dst, port: key.dst_port };
+        let new = Endpoint { address: entry.new_addr, port: entry.new_port };
+        let (inside, remote, egress) = match entry.direction {
+            Direction::Outbound => (source, destination, new),
+            Direction::Inbound => (new, source, destination),
+        };
+        let flow = flows.entry((key.protocol, inside, remote, egress)).or_insert_with(|| Flow {
+            protocol: key.protocol,
+            inside,
+            remote,
+            egress,
+            outbound: None,
+            inbound: None,
+        });
+        match entry.direction {
+            Direction::Outbound => flow.outbound = Some(entry),
+            Direction::Inbound => flow.inbound = Some(entry),
+        }
+    }
+    let mut flows: Vec<Flow> = flows.into_values().collect();
+    flows.sort_by_key(|flow| (flow.vendor(), flow.protocol, flow.inside, flow.remote, flow.egress));
+    flows
+}
+
+impl std::hash::Hash for Endpoint {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.address.hash(state);
+        self.port.hash(state);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use vpnat_common::layout::flow::Phase;
+
+    pub const POD: Ip4 = Ip4::new(10, 0, 2, 7);
+    pub const EGRESS: Ip4 = Ip4::new(10, 0, 1, 10);
+    pub const REMOTE: Ip4 = Ip4::new(192, 0, 2, 10);
+
+    pub fn entry(direction: Direction, new_addr: Ip4, new_port: u16, expires: u32) -> FlowEntry {
+        FlowEntry {
+            bytes: 100,
+            packets: 1,
+            expires: Moment::new(expires),
+            created: Moment::new(10),
+            new_addr,
+            new_port: Port::new(new_port),
+            addr_delta: 0,
+            check: 0,
+            vendor: 1,
+            direction,
+            phase: Phase::TcpEstablished,
+            sent: 0,
+            window_scale: 0,
+            out_slot: 0,
+            seq_end: 0,
+            ack: 0,
+            ts_val: 0,
+            window: 0,
+            stamp: 0,
+            mtu: 0,
+            out_mac: [0; 6],
+        }
+    }
+
+    /// Both entries of a flow whose port changed from 40000 to 41000.
+    fn both(expires: (u32, u32)) -> [(FlowKey, FlowEntry); 2] {
+        let (pod, public, remote) = (Port::new(40000), Port::new(41000), Port::new(443));
+        [
+            (
+                FlowKey::new(POD, pod, REMOTE, remote, protocol::TCP),
+                entry(Direction::Outbound, EGRESS, 41000, expires.0),
+            ),
+            (
+                FlowKey::new(REMOTE, remote, EGRESS, public, protocol::TCP),
+                entry(Direction::Inbound, POD, 40000, expires.1),
+            ),
+        ]
+    }
+
+    #[test]
+    fn two_entries_are_one_flow() {
+        let flows = pair(both((100, 70)).into());
+        let [flow] = flows.as_slice() else { panic!("{flows:?}") };
+        assert_eq!((flow.inside.address, flow.inside.port.number), (POD, 40000));
+        assert_eq!((flow.remote.address, flow.remote.port.number), (REMOTE, 443));
+        assert_eq!((flow.egress.address, flow.egress.port.number), (EGRESS, 41000));
+        assert!(!flow.is_orphan());
+        assert_eq!(flow.expires_in(Moment::new(60)), 40, "the later timer counts");
+        assert_eq!(flow.expires_in(Moment::new(101)), -1);
+        assert_eq!(flow.age(Moment::new(60)), 50);
+    }
+
+    #[test]
+    fn a_half_is_shown_as_an_orphan() {
+        for half in both((100, 70)) {
+            let flows = pair(vec![half]);
+            assert!(flows[0].is_orphan());
+            assert_eq!(flows[0].inside.address, POD);
+            assert_eq!(flows[0].state(), "established");
+        }
+    }
+}

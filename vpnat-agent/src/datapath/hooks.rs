@@ -1,0 +1,256 @@
+//! Which program belongs where, and putting it there.
+
+use std::fs;
+use std::io;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, TcAttachType, XdpMode};
+use vpnat_common::layout::device::role;
+
+use super::Error;
+use super::kernel::TcMethod;
+use super::object::{TC_PROGRAMS, XDP_PROGRAMS, chain, classifier, xdp};
+use super::pins::{Pins, unpin};
+use super::tc::{self, Place};
+use super::xdp::{Facts, Mode, refusal};
+use crate::netlink::links::{self, Layer, Link};
+
+/// Name of the XDP hook in pins and messages.
+pub const XDP_POINT: &str = "xdp";
+
+/// A TC direction and its name in pins and messages.
+pub const TC_POINTS: [(TcAttachType, &str); 2] =
+    [(TcAttachType::Egress, "egress"), (TcAttachType::Ingress, "ingress")];
+
+/// What a device is to carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// At TC egress.
+    pub egress: &'static str,
+    /// At TC ingress.
+    pub ingress: Option<&'static str>,
+    /// At XDP, if XDP is used on it.
+    pub xdp: Option<&'static str>,
+    /// Bits of [`role`], once everything is attached.
+    pub roles: u8,
+}
+
+impl Plan {
+    /// For a device of the namespace; `None` for the loopback device.
+    pub fn of(link: &Link, (inside, outside): (bool, bool)) -> Option<Self> {
+        if link.layer == Layer::Loopback {
+            return None;
+        }
+        let ethernet = link.is_ethernet();
+        let framed = |l2: &'static str, l3: &'static str| if ethernet { l2 } else { l3 };
+        let egress = if outside {
+            framed("egress_outside_l2", "egress_outside_l3")
+        } else {
+            framed("egress_guard_l2", "egress_guard_l3")
+        };
+        let (ingress, fast, sides) = match (inside, outside) {
+            (true, true) => (
+                Some(framed("ingress_both_l2", "ingress_both_l3")),
+                Some("xdp_both"),
+                role::INSIDE | role::OUTSIDE,
+            ),
+            (true, false) => {
+                (Some(framed("ingress_inside_l2", "ingress_inside_l3")), Some("xdp_inside"), role::INSIDE)
+            }
+            (false, true) => {
+                (Some(framed("ingress_outside_l2", "ingress_outside_l3")), Some("xdp_outside"), role::OUTSIDE)
+            }
+            (false, false) => (None, None, 0),
+        };
+        let guarded = if outside { role::GUARDED } else { 0 };
+        Some(Self { egress, ingress, xdp: fast.filter(|_| ethernet), roles: sides | guarded })
+    }
+}
+
+/// The loaded programs and how they are attached.
+#[derive(Debug)]
+pub struct Hooks {
+    object: Ebpf,
+    pins: Pins,
+    method: TcMethod,
+    ids: Vec<(&'static str, u32)>,
+}
+
+impl Hooks {
+    /// Takes over loaded programs.
+    pub fn new(mut object: Ebpf, pins: Pins, method: TcMethod, with_xdp: bool) -> Result<Self, Error> {
+        let mut ids = Vec::new();
+        for name in TC_PROGRAMS {
+            let info = classifier(&mut object, name)?.info().map_err(Error::program("looking at", name))?;
+            ids.push((name, info.id()));
+        }
+        if with_xdp {
+            for name in XDP_PROGRAMS {
+                let info = xdp(&mut object, name)?.info().map_err(Error::program("looking at", name))?;
+                ids.push((name, info.id()));
+            }
+        }
+        Ok(Self { object, pins, method, ids })
+    }
+
+    fn id(&self, name: &str) -> u32 {
+        self.ids.iter().find(|(known, _)| *known == name).map_or(0, |(_, id)| *id)
+    }
+
+    /// Attaches at TC, in place of what vpnat had there, and sees it attached.
+    pub fn attach_tc(
+        &mut self,
+        link: &Link,
+        direction: TcAttachType,
+        program: &'static str,
+    ) -> Result<(), Error> {
+        let point = point_name(direction);
+        let pin = self.pins.link(&link.name, point);
+        let place = Place { link, direction, pin: &pin, point };
+        let id = self.id(program);
+        tc::attach(self.method, classifier(&mut self.object, program)?, program, id, &place)
+    }
+
+    /// Takes away what vpnat has at TC there; whether there was anything.
+    pub fn detach_tc(&self, link: &Link, direction: TcAttachType) -> Result<bool, Error> {
+        let pinned = unpin(&self.pins.link(&link.name, point_name(direction)))?;
+        Ok(tc::remove_filters(link.index, direction)? > 0 || pinned)
+    }
+
+    /// Whether `program` is attached there now.
+    pub fn has_tc(&self, link: &Link, direction: TcAttachType, program: &str) -> Result<bool, Error> {
+        tc::is_attached(self.method, self.id(program), link, direction)
+    }
+
+    /// Whether `program` is attached to `link` at XDP, by what the kernel said with `link`.
+    pub fn has_xdp(&self, link: &Link, program: &str) -> bool {
+        link.xdp.is_some_and(|(_, id)| id == self.id(program))
+    }
+
+    /// Attaches at XDP, in place of what vpnat had there, and sees it attached.
+    pub fn attach_xdp(&mut self, link: &Link, program: &'static str, mode: Mode) -> Result<(), Error> {
+        let pin = self.pins.link(&link.name, XDP_POINT);
+        let attached = link.xdp.map(|(attached, _)| attached);
+        let ours = fs::symlink_metadata(&pin).is_ok();
+        match link.xdp {
+            Some((_, id)) if !ours => {
+                return Err(Error::ForeignXdp { device: link.name.clone(), program: id });
+            }
+            // Another mode cannot be had by replacing.
+            _ if ours && attached != mode.as_attached() => {
+                unpin(&pin)?;
+            }
+            _ => {}
+        }
+        let id = self.id(program);
+        let replaced = self.replace_xdp(link, program)?;
+        if !replaced {
+            self.attach_fresh_xdp(link, program, mode)?;
+        }
+        let seen = links::dump().map_err(|error| Error::Netlink { action: "listing devices", error })?;
+        let seen = seen.into_iter().find(|seen| seen.index == link.index).and_then(|seen| seen.xdp);
+        if seen.is_some_and(|(attached, found)| found == id && Some(attached) == mode.as_attached()) {
+            Ok(())
+        } else {
+            Err(Error::Vanished { device: link.name.clone(), point: XDP_POINT })
+        }
+    }
+
+    /// Replaces the program under the pinned link; whether that worked.
+    fn replace_xdp(&mut self, link: &Link, name: &'static str) -> Result<bool, Error> {
+        let pin = self.pins.link(&link.name, XDP_POINT);
+        if fs::symlink_metadata(&pin).is_err() {
+            return Ok(false);
+        }
+        let program = xdp(&mut self.object, name)?;
+        let mut replace = || -> Result<(), ProgramError> {
+            let other = |error| ProgramError::IOError(io::Error::other(chain(&error)));
+            let old = FdLink::from(PinnedLink::from_pin(&pin).map_err(other)?);
+            let old: XdpLink = old.try_into().map_err(other)?;
+            let id = program.attach_to_link(old)?;
+            program.take_link(id)?;
+            Ok(())
+        };
+        match replace() {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                log::info!(
+                    "the XDP link of {} cannot be taken over ({}); attaching afresh",
+                    link.name,
+                    chain(&error)
+                );
+                unpin(&pin)?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn attach_fresh_xdp(&mut self, link: &Link, name: &'static str, mode: Mode) -> Result<(), Error> {
+        let pin = self.pins.link(&link.name, XDP_POINT);
+        let flags = if mode == Mode::Generic { XdpMode::Skb } else { XdpMode::Driver };
+        let refuse = |error: &dyn std::error::Error| refusal(&Facts::of(link), &chain(error));
+        let program = xdp(&mut self.object, name)?;
+        let id = program.attach_to_if_index(link.index, flags).map_err(|error| refuse(&error))?;
+        let attached = program.take_link(id).map_err(|error| refuse(&error))?;
+        let attached: FdLink =
+            attached.try_into().map_err(|error: aya::programs::links::LinkError| refuse(&error))?;
+        attached.pin(&pin).map_err(|error| Error::file("pinning a link", &pin)(io::Error::other(error)))?;
+        Ok(())
+    }
+
+    /// Takes vpnat's XDP program away; whether there was one.
+    pub fn detach_xdp(&self, link: &Link) -> Result<bool, Error> {
+        unpin(&self.pins.link(&link.name, XDP_POINT))
+    }
+
+    /// How TC programs are attached.
+    pub fn method(&self) -> TcMethod {
+        self.method
+    }
+}
+
+/// The name of a TC direction in pins and messages.
+pub fn point_name(direction: TcAttachType) -> &'static str {
+    TC_POINTS.iter().find(|(known, _)| *known == direction).map_or("custom", |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(layer: Layer) -> Link {
+        Link {
+            index: 2,
+            name: "x".into(),
+            layer,
+            mtu: 1500,
+            mac: [0; 6],
+            up: true,
+            kind: String::new(),
+            xdp: None,
+        }
+    }
+
+    #[test]
+    fn every_device_but_loopback_closes_its_egress() {
+        for sides in [(false, false), (true, false), (false, true), (true, true)] {
+            for (layer, suffix) in [(Layer::Ethernet, "_l2"), (Layer::Ip, "_l3")] {
+                let plan = Plan::of(&link(layer), sides).unwrap();
+                let translates = plan.egress.starts_with("egress_outside");
+                assert_eq!(translates, sides.1);
+                assert_eq!(plan.roles & role::GUARDED != 0, sides.1, "only where packets may leave");
+                assert!(plan.egress.ends_with(suffix));
+                assert!(plan.ingress.is_none_or(|name| name.ends_with(suffix)));
+                assert_eq!(plan.ingress.is_some(), sides.0 || sides.1);
+                assert_eq!(plan.xdp.is_some(), layer == Layer::Ethernet && plan.ingress.is_some());
+                for name in plan.ingress.into_iter().chain([plan.egress]) {
+                    assert!(TC_PROGRAMS.contains(&name), "{name}");
+                }
+                assert!(plan.xdp.is_none_or(|name| XDP_PROGRAMS.contains(&name)));
+            }
+            assert_eq!(Plan::of(&link(Layer::Loopback), sides), None);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The pinned maps, typed.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::xdp::DevMap;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::sys::SyscallError;
+use vpnat_common::addr::Ip4;
+use vpnat_common::layout::clock::Settings;
+use vpnat_common::layout::device::{Device, XdpPort};
+use vpnat_common::layout::flow::FlowKey;
+use vpnat_common::layout::names;
+use vpnat_common::layout::outcome::{Count, Hook, Outcome, counter_index};
+use vpnat_common::layout::user::FlowEntryBytes;
+use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
+
+use super::Error;
+use super::batch::Walk;
+use super::pins::Pins;
+
+/// Opens a pinned map.
+fn open(pins: &Pins, name: &'static str) -> Result<Map, Error> {
+    let path = pins.map(name);
+    let data = MapData::from_pin(&path).map_err(|error| match &error {
+        MapError::SyscallError(SyscallError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Error::NothingPinned { path: pins.maps() }
+        }
+        _ => Error::map("opening", name)(error),
+    })?;
+    Map::from_map_data(data).map_err(Error::map("opening", name))
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<T, Error> {
+    T::try_from(open(pins, name)?).map_err(Error::map("opening", name))
+}
+
+/// Reads the kernel's description of a pinned map; `None` if there is no pin.
+pub fn info(path: &Path, name: &'static str) -> Result<Option<MapInfo>, Error> {
+    match MapInfo::from_pin(path) {
+        Ok(info) => Ok(Some(info)),
+        Err(MapError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(Error::map("looking at", name)(error)),
+    }
+}
+
+/// What the agent writes.
+pub struct ConfigMaps {
+    /// Whether the configuration is complete, and the route generation.
+    pub settings: Array<MapData, Settings>,
+    /// Policies by slot.
+    pub vendors: Array<MapData, VendorPolicy>,
+    /// Destinations.
+    pub prefixes: LpmTrie<MapData, Ip4, PrefixTarget>,
+    /// Admitted sources.
+    pub sources: LpmTrie<MapData, SourceKey, SourceRule>,
+    /// Egress addresses.
+    pub egress: HashMap<MapData, Ip4, EgressAddress>,
+    /// Roles by interface index.
+    pub devices: HashMap<MapData, u32, Device>,
+    /// Devices that XDP may send through.
+    pub xdp_ports: Array<MapData, XdpPort>,
+    /// The same, for redirection.
+    pub xdp_devices: DevMap<MapData>,
+    /// The same map, for deletion, which aya's type lacks.
+    pub xdp_devices_data: MapData,
+}
+
+impl ConfigMaps {
+    /// Opens the pinned maps.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        Ok(Self {
+            settings: typed(pins, names::SETTINGS)?,
+            vendors: typed(pins, names::VENDORS)?,
+            prefixes: typed(pins, names::VENDOR_PREFIXES)?,
+            sources: typed(pins, names::SOURCES)?,
+            egress: typed(pins, names::EGRESS)?,
+            devices: typed(pins, names::DEVICES)?,
+            xdp_ports: typed(pins, names::XDP_PORTS)?,
+            xdp_devices: typed(pins, names::XDP_DEVICES)?,
+            xdp_devices_data: MapData::from_pin(pins.map(names::XDP_DEVICES))
+                .map_err(Error::map("opening", names::XDP_DEVICES))?,
+        })
+    }
+
+    /// Reads the settings, lets `change` change them, and writes them back.
+    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), Error> {
+        let mut settings = self.settings.get(&0, 0).map_err(Error::map("reading", names::SETTINGS))?;
+        change(&mut settings);
+        self.settings.set(0, settings, 0).map_err(Error::map("writing", names::SETTINGS))
+    }
+
+    /// Ends every cached next hop.
+    pub fn raise_route_generation(&mut self) -> Result<(), Error> {
+        self.change_settings(|settings| settings.route_generation = settings.route_generation.wrapping_add(1))
+    }
+}
+
+/// A vendor as the maps have it.
+#[derive(Clone, Debug)]
+pub struct VendorSlot {
+    /// Slot, from 1.
+    pub slot: u8,
+    /// Name.
+    pub name: String,
+    /// Policy.
+    pub policy: VendorPolicy,
+}
+
+/// The name in a policy.
+pub fn vendor_name(policy: &VendorPolicy) -> String {
+    let end = policy.name.iter().position(|byte| *byte == 0).unwrap_or(policy.name.len());
+    String::from_utf8_lossy(&policy.name[..end]).into_owned()
+}
+
+/// What reading verbs and the metrics look at.
+pub struct StateMaps {
+    settings: Array<MapData, Settings>,
+    vendors: Array<MapData, VendorPolicy>,
+    counters: PerCpuArray<MapData, Count>,
+}
+
+impl StateMaps {
+    /// Opens the pinned maps.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        Ok(Self {
+            settings: typed(pins, names::SETTINGS)?,
+            vendors: typed(pins, names::VENDORS)?,
+            counters: typed(pins, names::COUNTERS)?,
+        })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        self.settings.get(&0, 0).map_err(Error::map("reading", names::SETTINGS))
+    }
+
+    /// Vendors in use.
+    pub fn vendors(&self) -> Result<Vec<VendorSlot>, Error> {
+        read_vendors(&self.vendors)
+    }
+
+    /// One counter, summed over the CPUs.
+    pub fn count(&self, vendor: u8, hook: Hook, outcome: Outcome) -> Result<Count, Error> {
+        let index = counter_index(vendor, hook, outcome);
+        let values = self.counters.get(&index, 0).map_err(Error::map("reading", names::COUNTERS))?;
+        Ok(values.iter().fold(Count::default(), |sum, count| Count {
+            packets: sum.packets.wrapping_add(count.packets),
+            bytes: sum.bytes.wrapping_add(count.bytes),
+        }))
+    }
+}
+
+/// The slots of `vendors` that are in use.
+pub fn read_vendors(vendors: &Array<MapData, VendorPolicy>) -> Result<Vec<VendorSlot>, Error> {
+    let mut found = Vec::new();
+    for slot in 1..vendors.len() {
+        let policy = vendors.get(&slot, 0).map_err(Error::map("reading", names::VENDORS))?;
+        if policy.egress_count != 0 {
+            found.push(VendorSlot { slot: slot as u8, name: vendor_name(&policy), policy });
+        }
+    }
+    Ok(found)
+}
+
+/// A table that is walked in batches.
+#[derive(Debug)]
+pub struct Table {
+    data: MapData,
+    /// Entries that fit.
+    pub capacity: u32,
+}
+
+impl Table {
+    /// The flow table.
+    pub fn flows(pins: &Pins) -> Result<Self, Error> {
+        Self::open(pins, names::FLOWS, size_of::<FlowKey>(), size_of::<FlowEntryBytes>())
+    }
+
+    fn open(pins: &Pins, name: &'static str, key: usize, value: usize) -> Result<Self, Error> {
+        let path = pins.map(name);
+        let Some(info) = info(&path, name)? else {
+            return Err(Error::NothingPinned { path: pins.maps() });
+        };
+        for (property, found, expected) in
+            [("key size", info.key_size(), key), ("value size", info.value_size(), value)]
+        {
+            if found as usize != expected {
+                let (found, expected) = (found.to_string(), expected.to_string());
+                return Err(Error::MapShape { name: name.into(), path, property, found, expected });
+            }
+        }
+        let data = MapData::from_pin(&path).map_err(Error::map("opening", name))?;
+        Ok(Self { data, capacity: info.max_entries() })
+    }
+
+    /// Walks over all entries. `K` and `V` are those that the table was opened for.
+    pub(super) fn walk<K: Pod, V: Pod>(&self, slice: usize) -> Walk<'_, K, V> {
+        Walk::new(self.fd(), slice)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.data.fd().as_fd()
+    }
+}

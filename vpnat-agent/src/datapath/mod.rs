@@ -1,0 +1,19 @@
+//! The programs and maps in the kernel, seen from the host.
+
+pub mod batch;
+pub mod clock;
+pub mod error;
+pub mod fill;
+pub mod flows;
+pub mod hooks;
+pub mod kernel;
+pub mod maps;
+pub mod object;
+pub mod pins;
+pub mod reap;
+pub mod slots;
+pub mod sweep;
+pub mod tc;
+pub mod xdp;
+
+pub use error::Error;

@@ -1,0 +1,261 @@
+//! Loading the embedded object: first alone, to learn the kernel's tick rate, then over the pinned maps.
+
+use std::fs;
+use std::io;
+
+use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_obj::Object;
+use vpnat_common::layout::names;
+
+use super::pins::{Pins, unpin};
+use super::{Error, clock, kernel, maps, reap};
+
+/// The BPF programs; empty if they could not be built with the agent.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnat-ebpf.o"));
+
+/// The constant that turns jiffies into seconds.
+const CLOCK_MULTIPLIER: &str = "CLOCK_MULTIPLIER";
+
+/// Programs for every kind of device, by what they are for.
+pub const TC_PROGRAMS: [&str; 10] = [
+    "ingress_inside_l2",
+    "ingress_inside_l3",
+    "ingress_outside_l2",
+    "ingress_outside_l3",
+    "ingress_both_l2",
+    "ingress_both_l3",
+    "egress_outside_l2",
+    "egress_outside_l3",
+    "egress_guard_l2",
+    "egress_guard_l3",
+];
+
+/// Programs on the fast path.
+pub const XDP_PROGRAMS: [&str; 3] = ["xdp_inside", "xdp_outside", "xdp_both"];
+
+/// Programs that the agent and the reading verbs run; pinned.
+const SERVICE_PROGRAMS: [&str; 2] = [clock::PROBE_CLOCK, reap::REAP];
+
+/// Lines of a verifier log that are shown: what was refused stands at the end.
+const LOG_LINES: usize = 20;
+
+/// What a map must look like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Shape {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+}
+
+/// How a load sizes the maps that the configuration sizes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Entries of the flow table.
+    pub flows: u32,
+    /// Entries of the fragment table.
+    pub fragments: u32,
+}
+
+impl Sizes {
+    /// For `max_flows` flows: two entries each; one flow in sixteen may have a fragmented datagram in flight.
+    pub fn for_flows(max_flows: u32) -> Self {
+        Self { flows: max_flows.saturating_mul(2), fragments: (max_flows / 16).max(1024) }
+    }
+}
+
+/// There is an object.
+pub fn check_embedded() -> Result<(), Error> {
+    if OBJECT.is_empty() { Err(Error::NoObject) } else { Ok(()) }
+}
+
+/// Compares what is pinned with what the object declares, and says with which sizes it can be loaded.
+///
+/// aya takes any pinned map for the one it looks for, whatever its shape.
+pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Sizes, Error> {
+    let object = parse()?;
+    let mut sizes = wanted;
+    for name in names::ALL {
+        let declared =
+            object.maps.get(name).ok_or_else(|| Error::ObjectLacks { what: "map", name: name.into() })?;
+        let path = pins.map(name);
+        let Some(info) = maps::info(&path, name)? else { continue };
+        let mut expected = Shape {
+            kind: declared.map_type(),
+            key: declared.key_size(),
+            value: declared.value_size(),
+            entries: declared.max_entries(),
+        };
+        // Sized by the configuration; a table in use keeps its size.
+        let pinned = info.max_entries();
+        let sized = match name {
+            names::FLOWS => Some(&mut sizes.flows),
+            names::FRAGMENTS => Some(&mut sizes.fragments),
+            _ => None,
+        };
+        if let Some(size) = sized {
+            if *size != pinned {
+                log::warn!(
+                    "map {name} keeps its {pinned} entries, not the {size} of the configuration, because it is in use; \
+                     `vpnat detach`, which ends all flows, makes room for the new size"
+                );
+                *size = pinned;
+            }
+            expected.entries = pinned;
+        }
+        let found = Shape {
+            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
+            key: info.key_size(),
+            value: info.value_size(),
+            entries: pinned,
+        };
+        let differences = [
+            ("type", found.kind, expected.kind),
+            ("key size", found.key, expected.key),
+            ("value size", found.value, expected.value),
+            ("number of entries", found.entries, expected.entries),
+        ];
+        if let Some((property, found, expected)) = differences.into_iter().find(|(_, a, b)| a != b) {
+            let (found, expected) = (found.to_string(), expected.to_string());
+            return Err(Error::MapShape { name: name.into(), path, property, found, expected });
+        }
+    }
+    Ok(sizes)
+}
+
+fn parse() -> Result<Object, Error> {
+    check_embedded()?;
+    Object::parse(OBJECT).map_err(|error| Error::ObjectBad { reason: error.to_string() })
+}
+
+/// Asks the kernel for its tick rate, with a load of its own that leaves nothing behind.
+pub fn tick_rate() -> Result<u32, Error> {
+    check_embedded()?;
+    let mut loader = EbpfLoader::new();
+    for name in [names::FLOWS, names::FRAGMENTS] {
+        loader.map_max_entries(name, 64);
+    }
+    let mut object = loader.load(OBJECT).map_err(object_error)?;
+    tick_rate_of(classifier(&mut object, clock::PROBE_JIFFIES)?)
+}
+
+fn tick_rate_of(program: &mut SchedClassifier) -> Result<u32, Error> {
+    program.load().map_err(|error| load_error(clock::PROBE_JIFFIES, error))?;
+    clock::tick_rate(program)
+}
+
+/// Loads maps and programs. Maps that are not pinned yet are made and pinned; if the load fails, those pins
+/// are taken back.
+pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, with_xdp: bool) -> Result<Ebpf, Error> {
+    let new: Vec<_> = names::ALL.into_iter().filter(|name| !pins.map(name).exists()).collect();
+    let loaded = load_over(pins, sizes, tick_rate, with_xdp);
+    if loaded.is_err() {
+        for name in new {
+            let _ = unpin(&pins.map(name));
+        }
+    }
+    loaded
+}
+
+fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, with_xdp: bool) -> Result<Ebpf, Error> {
+    let multiplier = clock::multiplier(tick_rate);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(CLOCK_MULTIPLIER, &multiplier, true)
+        .map_max_entries(names::FLOWS, sizes.flows)
+        .map_max_entries(names::FRAGMENTS, sizes.fragments);
+    for name in names::ALL {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object = loader.load(OBJECT).map_err(object_error)?;
+    for name in SERVICE_PROGRAMS.into_iter().chain(TC_PROGRAMS) {
+        classifier(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
+    }
+    if with_xdp {
+        for name in XDP_PROGRAMS {
+            xdp(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
+        }
+    }
+    Ok(object)
+}
+
+/// Pins the programs that reading verbs run, in place of an older agent's.
+pub fn pin_services(object: &mut Ebpf, pins: &Pins) -> Result<(), Error> {
+    for name in SERVICE_PROGRAMS {
+        let path = pins.program(name);
+        let new = pins.program(&format!("{name}_new"));
+        unpin(&new)?;
+        classifier(object, name)?
+            .pin(&new)
+            .map_err(|error| Error::file("pinning a program", &new)(io::Error::other(error)))?;
+        fs::rename(&new, &path).map_err(Error::file("pinning a program", &path))?;
+    }
+    Ok(())
+}
+
+/// The TC program called `name`.
+pub fn classifier<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut SchedClassifier, Error> {
+    program(object, name)?.try_into().map_err(Error::program("using", name))
+}
+
+/// The XDP program called `name`.
+pub fn xdp<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut Xdp, Error> {
+    program(object, name)?.try_into().map_err(Error::program("using", name))
+}
+
+fn program<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut Program, Error> {
+    object.program_mut(name).ok_or_else(|| Error::ObjectLacks { what: "program", name: name.into() })
+}
+
+fn object_error(error: EbpfError) -> Error {
+    Error::ObjectBad { reason: chain(&error) }
+}
+
+/// A verifier log is never the first thing that is said.
+fn load_error(program: &str, error: ProgramError) -> Error {
+    let (program, kernel) = (program.to_owned(), kernel::release());
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+            Error::Verifier { program, kernel, reason: io_error, log }
+        }
+        other => Error::Load { program, kernel, reason: chain(&other) },
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_log_comes_last_and_short() {
+        let log: String = (0..100).map(|line| format!("{line}: r0 = 0\n")).collect();
+        let error = ProgramError::LoadError {
+            io_error: io::Error::from_raw_os_error(libc::EACCES),
+            verifier_log: aya_obj::VerifierLog::new(log),
+        };
+        let text = load_error("xdp_inside", error).to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("refused program `xdp_inside`"), "{text}");
+        assert!(lines[0].contains("Linux "), "{text}");
+        assert_eq!(lines.len(), 1 + LOG_LINES);
+        assert_eq!(lines[1], "80: r0 = 0");
+    }
+}

@@ -1,0 +1,47 @@
+//! Handing keys to the kernel for removal. The kernel looks again before it removes anything, so a list
+//! that is out of date does no harm.
+
+use std::path::Path;
+
+use aya::programs::SchedClassifier;
+use aya::{TestRun as _, TestRunOptions};
+use vpnat_common::layout::flow::FlowKey;
+use vpnat_common::layout::upkeep::{REAP_KEYS_AT, REAP_MOST};
+
+use super::Error;
+
+/// Program that removes the flows of the keys it is given, if they have ended.
+pub const REAP: &str = "reap";
+
+/// Keys in one call.
+pub const KEYS_PER_CALL: usize = REAP_MOST as usize;
+
+/// The pinned program.
+#[derive(Debug)]
+pub struct Reaper {
+    program: SchedClassifier,
+}
+
+impl Reaper {
+    /// Opens the pinned program.
+    pub fn open(pin: &Path) -> Result<Self, Error> {
+        let program = SchedClassifier::from_pin(pin).map_err(Error::program("opening", REAP))?;
+        Ok(Self { program })
+    }
+
+    /// Removes the flows of at most [`KEYS_PER_CALL`] keys that have ended; how many entries that were.
+    pub fn reap(&self, keys: &[FlowKey]) -> Result<u32, Error> {
+        let mut data = Vec::with_capacity(REAP_KEYS_AT as usize + keys.len() * size_of::<FlowKey>());
+        data.resize(REAP_KEYS_AT as usize, 0);
+        for key in &keys[..keys.len().min(KEYS_PER_CALL)] {
+            data.extend(key.src.octets);
+            data.extend(key.dst.octets);
+            data.extend(key.src_port.number.to_ne_bytes());
+            data.extend(key.dst_port.number.to_ne_bytes());
+            data.extend([key.protocol, 0, 0, 0]);
+        }
+        let options = TestRunOptions { data_in: Some(&data), ..Default::default() };
+        let result = self.program.test_run(options).map_err(Error::program("running", REAP))?;
+        Ok(result.return_value)
+    }
+}

@@ -1,0 +1,213 @@
+//! Giving memory back: walks the flow table for entries whose time is over.
+//!
+//! Correctness does not need it, an expired entry counts as absent. So it is slow on purpose: a slice, then
+//! a sleep a hundred times as long, on a thread of its own that never keeps a packet or a scrape waiting.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vpnat_common::layout::clock::Moment;
+use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey};
+use vpnat_common::layout::user::FlowEntryBytes;
+
+use super::Error;
+use super::clock;
+use super::flows::walk_error;
+use super::maps::Table;
+use super::pins::Pins;
+use super::reap::{KEYS_PER_CALL, REAP, Reaper};
+
+/// Entries in a slice: about a millisecond.
+const SLICE: usize = 2048;
+
+/// A walk begins at most this often.
+const CYCLE: Duration = Duration::from_secs(30);
+
+/// Sleep for every unit of work: below one percent of a core.
+const REST: u32 = 100;
+
+/// An inbound entry this long expired may have lost its other half, which otherwise speaks for both.
+const ORPHAN_AFTER: u32 = 30;
+
+/// What a flow is counted by: vendor slot, protocol, state.
+pub type FlowClass = (u8, u8, &'static str);
+
+/// What the last walk saw.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Walks completed.
+    pub cycles: u64,
+    /// Entries in the table, both directions.
+    pub entries: u64,
+    /// Entries that fit.
+    pub capacity: u64,
+    /// Flows, by class.
+    pub flows: BTreeMap<FlowClass, u64>,
+    /// Entries removed since the agent started.
+    pub removed: u64,
+    /// Time spent working, without the rests.
+    pub busy: Duration,
+    /// Failed walks since the agent started.
+    pub failures: u64,
+}
+
+/// A report that the sweeper writes and the metrics read.
+pub type SharedReport = Arc<Mutex<Report>>;
+
+/// Whether an entry should be shown to the kernel for removal.
+fn has_ended(entry: &FlowEntry, now: Moment) -> bool {
+    if entry.expires.is_after(now) {
+        return false;
+    }
+    entry.direction == Direction::Outbound
+        || !Moment::new(entry.expires.seconds.wrapping_add(ORPHAN_AFTER)).is_after(now)
+}
+
+/// The thread; stops when dropped.
+#[derive(Debug)]
+pub struct Sweeper {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sweeper {
+    /// Starts sweeping the pinned table.
+    pub fn start(pins: &Pins, report: SharedReport) -> Result<Self, Error> {
+        let work = Work {
+            table: Table::flows(pins)?,
+            reaper: Reaper::open(&pins.program(REAP))?,
+            clock: pins.program(clock::PROBE_CLOCK),
+        };
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("sweep".into())
+            .spawn(move || work.run(&stopped, &report))
+            .map_err(Error::file("starting the sweeper", "thread"))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    table: Table,
+    reaper: Reaper,
+    clock: std::path::PathBuf,
+}
+
+impl Work {
+    fn run(&self, stopped: &mpsc::Receiver<()>, report: &SharedReport) {
+        // Sleeps; false once the agent wants to end.
+        let rest = |time| matches!(stopped.recv_timeout(time), Err(mpsc::RecvTimeoutError::Timeout));
+        loop {
+            let begun = Instant::now();
+            let result = self.cycle(report, &rest);
+            match result {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    log::warn!("the flow table could not be swept: {error}");
+                    lock(report).failures += 1;
+                }
+            }
+            if !rest(CYCLE.saturating_sub(begun.elapsed()).max(Duration::from_secs(1))) {
+                return;
+            }
+        }
+    }
+
+    /// One walk; false if it was told to stop.
+    fn cycle(&self, report: &SharedReport, rest: &impl Fn(Duration) -> bool) -> Result<bool, Error> {
+        let mut seen = Report { capacity: self.table.capacity.into(), ..Report::default() };
+        let mut walk = self.table.walk::<FlowKey, FlowEntryBytes>(SLICE);
+        loop {
+            let begun = Instant::now();
+            let now = clock::now(&self.clock)?;
+            // The clock's test run may sleep in the kernel; that is no work.
+            let working = Instant::now();
+            let mut ended = Vec::new();
+            let Some((keys, values)) = walk.next_slice().map_err(walk_error)? else {
+                seen.busy += working.elapsed();
+                break;
+            };
+            for (key, value) in keys.iter().zip(values) {
+                seen.entries += 1;
+                match value.decode() {
+                    Some(entry) => {
+                        if has_ended(&entry, now) {
+                            ended.push(*key);
+                        } else if entry.direction == Direction::Outbound {
+                            let class = (entry.vendor, key.protocol, entry.phase.name());
+                            *seen.flows.entry(class).or_default() += 1;
+                        }
+                    }
+                    // The kernel decides what becomes of an entry that contradicts itself.
+                    None => ended.push(*key),
+                }
+            }
+            seen.busy += working.elapsed();
+            for keys in ended.chunks(KEYS_PER_CALL) {
+                let calling = Instant::now();
+                seen.removed += u64::from(self.reaper.reap(keys)?);
+                seen.busy += calling.elapsed();
+            }
+            if !rest(begun.elapsed().min(Duration::from_millis(50)) * REST) {
+                return Ok(false);
+            }
+        }
+        seen.entries = seen.entries.saturating_sub(seen.removed);
+        let mut report = lock(report);
+        seen.cycles = report.cycles + 1;
+        seen.removed += report.removed;
+        seen.failures = report.failures;
+        *report = seen;
+        Ok(true)
+    }
+}
+
+/// The report, also if a thread panicked while it held it: numbers only.
+pub fn lock(report: &SharedReport) -> std::sync::MutexGuard<'_, Report> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The vendor slots that flows name.
+pub fn vendors_in_use(table: &Table) -> Result<HashSet<u8>, Error> {
+    let mut slots = HashSet::new();
+    let mut walk = table.walk::<FlowKey, FlowEntryBytes>(SLICE);
+    while let Some((_, values)) = walk.next_slice().map_err(walk_error)? {
+        slots.extend(values.iter().filter_map(FlowEntryBytes::decode).map(|entry| entry.vendor));
+    }
+    Ok(slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flows::tests::{EGRESS, POD, entry};
+    use super::*;
+
+    #[test]
+    fn the_outbound_half_speaks_for_both() {
+        let outbound = entry(Direction::Outbound, EGRESS, 1, 100);
+        assert!(!has_ended(&outbound, Moment::new(99)));
+        assert!(has_ended(&outbound, Moment::new(100)));
+        let inbound = entry(Direction::Inbound, POD, 1, 100);
+        assert!(!has_ended(&inbound, Moment::new(129)));
+        assert!(has_ended(&inbound, Moment::new(130)));
+    }
+
+    #[test]
+    fn the_clock_may_wrap() {
+        let outbound = entry(Direction::Outbound, EGRESS, 1, u32::MAX - 5);
+        assert!(!has_ended(&outbound, Moment::new(u32::MAX - 6)));
+        assert!(has_ended(&outbound, Moment::new(3)));
+    }
+}

@@ -1,0 +1,187 @@
+//! Attaching TC programs so that they outlive the agent and are replaced without a gap.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError};
+
+use super::Error;
+use super::kernel::TcMethod;
+use super::object::{TC_PROGRAMS, chain};
+use super::pins::unpin;
+use crate::netlink::{filters, links::Link};
+
+/// Priority and handle of our clsact filters, so that a new agent finds the old one's.
+const PRIORITY: u16 = 50;
+const HANDLE: TcHandle = TcHandle::new(0, 0x7670);
+
+/// What one attachment needs to know.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The device.
+    pub link: &'a Link,
+    /// The direction.
+    pub direction: TcAttachType,
+    /// Where the link is pinned (TCX).
+    pub pin: &'a Path,
+    /// For messages.
+    pub point: &'static str,
+}
+
+impl Place<'_> {
+    fn error(&self, program: &str, error: &dyn std::error::Error, remedy: &'static str) -> Error {
+        Error::Attach {
+            program: program.into(),
+            device: self.link.name.clone(),
+            point: self.point,
+            reason: chain(error),
+            remedy,
+        }
+    }
+}
+
+/// Puts `program` at `place`, in place of whatever vpnat had there.
+pub fn attach(
+    method: TcMethod,
+    program: &mut SchedClassifier,
+    name: &'static str,
+    id: u32,
+    place: &Place<'_>,
+) -> Result<(), Error> {
+    match method {
+        TcMethod::Tcx => {
+            attach_tcx(program, name, id, place)?;
+            // Of an agent that ran with clsact: only now, so that the device is never open.
+            remove_filters(place.link.index, place.direction)?;
+        }
+        TcMethod::Clsact => {
+            attach_clsact(program, name, place)?;
+            unpin(place.pin)?;
+        }
+    }
+    if is_attached(method, id, place.link, place.direction)? {
+        Ok(())
+    } else {
+        Err(Error::Vanished { device: place.link.name.clone(), point: place.point })
+    }
+}
+
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    name: &'static str,
+    id: u32,
+    place: &Place<'_>,
+) -> Result<(), Error> {
+    const REMEDY: &str = "see the reason in brackets; VPNAT_FORCE_CLSACT=1 uses clsact filters instead";
+    let replaced = replace_link(program, place.pin);
+    let stale = match replaced {
+        // A pin whose link is on a device that has been renamed since answers as well: look.
+        Ok(true) if is_attached(TcMethod::Tcx, id, place.link, place.direction)? => return Ok(()),
+        Ok(found) => found,
+        Err(error) => {
+            log::info!(
+                "the link of {} {} cannot be taken over ({}); attaching afresh",
+                place.link.name,
+                place.point,
+                chain(&error)
+            );
+            true
+        }
+    };
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(&place.link.name, place.direction, options)
+        .map_err(|error| place.error(name, &error, REMEDY))?;
+    let link = program.take_link(id).map_err(|error| place.error(name, &error, REMEDY))?;
+    let link: FdLink = link.try_into().map_err(|error: LinkError| place.error(name, &error, REMEDY))?;
+    if stale {
+        unpin(place.pin)?;
+    }
+    link.pin(place.pin)
+        .map_err(|error| place.error(name, &error, "make sure the pin directory can be written"))?;
+    Ok(())
+}
+
+/// Replaces the program under a pinned link; whether there was one.
+fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<bool, ProgramError> {
+    if fs::symlink_metadata(pin).is_err() {
+        return Ok(false);
+    }
+    let other = |error: LinkError| ProgramError::IOError(io::Error::other(chain(&error)));
+    let link = FdLink::from(PinnedLink::from_pin(pin).map_err(other)?);
+    let link: SchedClassifierLink = link.try_into().map_err(other)?;
+    let id = program.attach_to_link(link)?;
+    // Dropping closes our descriptor; the pin keeps the link.
+    program.take_link(id)?;
+    Ok(true)
+}
+
+fn attach_clsact(program: &mut SchedClassifier, name: &'static str, place: &Place<'_>) -> Result<(), Error> {
+    const REMEDY: &str = "see the reason in brackets; `tc filter show` lists what is there";
+    let device = &place.link.name;
+    match qdisc_add_clsact(device) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(error) => return Err(place.error(name, &error, "the kernel needs CONFIG_NET_SCH_INGRESS")),
+    }
+    let mut ours = our_filters(place.link.index, place.direction)?.into_iter();
+    let id = match ours.next() {
+        Some(old) => {
+            let handle = TcHandle::from(old.handle);
+            SchedClassifierLink::attached(device, place.direction, old.priority, handle, None)
+                .map_err(ProgramError::from)
+                .and_then(|link| program.attach_to_link(link))
+        }
+        None => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            program.attach_with_options(device, place.direction, TcAttachOptions::Netlink(options))
+        }
+    }
+    .map_err(|error| place.error(name, &error, REMEDY))?;
+    // Dropping this kind of link would remove the filter, which is to outlive us.
+    std::mem::forget(program.take_link(id).map_err(|error| place.error(name, &error, REMEDY))?);
+    for duplicate in ours {
+        remove_filter(place.link.index, place.direction, &duplicate)?;
+    }
+    Ok(())
+}
+
+/// Whether the program `id` is attached there now, asked from the kernel.
+pub fn is_attached(method: TcMethod, id: u32, link: &Link, direction: TcAttachType) -> Result<bool, Error> {
+    match method {
+        TcMethod::Tcx => match SchedClassifier::query_tcx(&link.name, direction) {
+            Ok((_, programs)) => Ok(programs.iter().any(|program| program.id() == id)),
+            // The device, or a program that was just replaced, went away meanwhile.
+            Err(_) => Ok(false),
+        },
+        TcMethod::Clsact => {
+            let filters = our_filters(link.index, direction)?;
+            Ok(filters.iter().any(|filter| filter.program_id == id && filter.direct_action))
+        }
+    }
+}
+
+/// The clsact filters of vpnat on a device, known by their names.
+pub fn our_filters(device: u32, direction: TcAttachType) -> Result<Vec<filters::Filter>, Error> {
+    let mut found = filters::dump(device, direction)
+        .map_err(|error| Error::Netlink { action: "listing TC filters", error })?;
+    found.retain(|filter| TC_PROGRAMS.contains(&filter.name.as_str()));
+    Ok(found)
+}
+
+/// Removes vpnat's clsact filters from a device; how many there were.
+pub fn remove_filters(device: u32, direction: TcAttachType) -> Result<usize, Error> {
+    let filters = our_filters(device, direction)?;
+    for filter in &filters {
+        remove_filter(device, direction, filter)?;
+    }
+    Ok(filters.len())
+}
+
+fn remove_filter(device: u32, direction: TcAttachType, filter: &filters::Filter) -> Result<(), Error> {
+    filters::remove(device, direction, filter)
+        .map_err(|error| Error::Netlink { action: "removing a TC filter", error })
+}

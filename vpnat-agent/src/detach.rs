@@ -1,0 +1,67 @@
+//! Taking everything away again: hooks first, so that nothing translates with half a table.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use vpnat_common::layout::names;
+
+use crate::datapath::Error;
+use crate::datapath::hooks::TC_POINTS;
+use crate::datapath::pins::{Pins, unpin};
+use crate::datapath::tc;
+use crate::netlink::links;
+
+/// Removes every link, filter and pin of vpnat under `pins` and in this network namespace; what was removed.
+pub fn detach(pins: &Pins) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    // Ingress and XDP before egress: until the last moment nothing leaves untranslated.
+    let mut pinned = pins.pinned_links();
+    pinned.sort_by_key(|(device, point)| (point == "egress", device.clone()));
+    let links = links::dump().map_err(|error| Error::Netlink { action: "listing devices", error })?;
+    for egress in [false, true] {
+        for (device, point) in pinned.iter().filter(|(_, point)| (point == "egress") == egress) {
+            if unpin(&pins.link(device, point))? {
+                removed.push(format!("link {device} {point}"));
+            }
+        }
+        for (direction, point) in TC_POINTS.into_iter().filter(|(_, point)| (*point == "egress") == egress) {
+            for link in &links {
+                for _ in 0..tc::remove_filters(link.index, direction)? {
+                    removed.push(format!("filter {} {point}", link.name));
+                }
+            }
+        }
+    }
+    removed.extend(remove_maps(pins));
+    pins.remove_empty_directories();
+    Ok(removed)
+}
+
+/// Removes the pins of programs and maps, of every layout; what was removed.
+pub fn remove_maps(pins: &Pins) -> Vec<String> {
+    let mut removed = Vec::new();
+    let entries_of = |path: &std::path::Path| -> BTreeSet<String> {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    for layout in entries_of(pins.root()) {
+        let is_layout = layout.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+        if !is_layout {
+            continue;
+        }
+        let directory = pins.root().join(&layout);
+        for program in entries_of(&directory.join("programs")) {
+            if fs::remove_file(directory.join("programs").join(&program)).is_ok() {
+                removed.push(format!("program {layout}/{program}"));
+            }
+        }
+        let _ = fs::remove_dir(directory.join("programs"));
+        for map in entries_of(&directory) {
+            if names::ALL.contains(&map.as_str()) && fs::remove_file(directory.join(&map)).is_ok() {
+                removed.push(format!("map {layout}/{map}"));
+            }
+        }
+        let _ = fs::remove_dir(directory);
+    }
+    removed
+}

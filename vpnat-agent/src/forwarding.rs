@@ -1,0 +1,33 @@
+//! The sysctls that forwarding needs. Each value that is changed is logged; nothing is changed back, since
+//! the datapath stays.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::datapath::Error;
+
+/// Turns forwarding on, and redirects off where one device serves both sides: a redirect would tell the
+/// pods' router to send to the vendor directly.
+pub fn enable(config: &Config) -> Result<(), Error> {
+    set("ip_forward".into(), "1")?;
+    let single_arm: Vec<&str> =
+        config.devices().into_iter().filter(|name| config.sides_of(name) == (true, true)).collect();
+    if !single_arm.is_empty() {
+        // The kernel sends redirects if either `all` or the device says so.
+        for name in single_arm.into_iter().chain(["all"]) {
+            set(format!("conf/{name}/send_redirects"), "0")?;
+        }
+    }
+    Ok(())
+}
+
+fn set(name: String, value: &str) -> Result<(), Error> {
+    let path = PathBuf::from("/proc/sys/net/ipv4").join(&name);
+    let before = fs::read_to_string(&path).map_err(Error::file("reading a sysctl", &path))?;
+    if before.trim() != value {
+        fs::write(&path, value).map_err(Error::file("setting a sysctl", &path))?;
+        log::info!("set net.ipv4.{} = {value} (was {})", name.replace('/', "."), before.trim());
+    }
+    Ok(())
+}

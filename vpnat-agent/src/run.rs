@@ -1,0 +1,195 @@
+//! `vpnat run`: from the checks to ready, and on until a signal. What it attached stays when it ends.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::fcntl::Flock;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::{Config, XdpChoice};
+use crate::datapath::Error;
+use crate::datapath::fill;
+use crate::datapath::hooks::Hooks;
+use crate::datapath::kernel::TcMethod;
+use crate::datapath::maps::{ConfigMaps, StateMaps, Table};
+use crate::datapath::object;
+use crate::datapath::pins::Pins;
+use crate::datapath::sweep::{SharedReport, Sweeper, vendors_in_use};
+use crate::metrics::{self, Shared};
+use crate::netlink::follow::Follower;
+use crate::supervisor::Supervisor;
+use crate::{forwarding, notify, preflight};
+
+/// How often every hook is looked for.
+const VERIFY_EVERY: Duration = Duration::from_secs(5);
+
+/// A [`Error`] or one of the process's own.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// From the datapath.
+    #[error(transparent)]
+    Datapath(#[from] Error),
+    /// The metrics address cannot be used.
+    #[error("cannot listen for metrics ({error}): {address}: set another [agent] metrics address")]
+    Listen {
+        /// The configured address.
+        address: std::net::SocketAddr,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// Netlink, signals or the runtime failed.
+    #[error("{what} failed ({error}): this process: see the reason in brackets")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// The hooks were attached and are not all there.
+    #[error(
+        "not every hook is attached ({0}): this machine: look for another tool that manages these devices"
+    )]
+    NotAttached(String),
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
+    move |error| RunError::System { what, error }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<(), RunError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("starting the runtime"))?
+        .block_on(tokio::task::LocalSet::new().run_until(serve(config)))
+}
+
+async fn serve(config: Config) -> Result<(), RunError> {
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("catching SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catching SIGINT"))?;
+
+    let pins = Pins::new(&config.pin_root);
+    if pins.root().exists() && pins.locked() {
+        return Err(Error::Locked { path: pins.root().into() }.into());
+    }
+    let findings = preflight::check(&config, &pins)?;
+    let listener = TcpListener::bind(config.metrics)
+        .await
+        .map_err(|error| RunError::Listen { address: config.metrics, error })?;
+    let tick_rate = object::tick_rate()?;
+
+    findings.bpffs.prepare()?;
+    let (lock, mut supervisor) = start(&config, &pins, &findings, tick_rate)?;
+    // Subscribed before the devices are listed, so that no change falls between.
+    let mut follower = Follower::subscribe().map_err(system("following netlink"))?;
+    supervisor.reconcile()?;
+    supervisor.verify().map_err(RunError::NotAttached)?;
+    supervisor.maps().change_settings(|settings| settings.ready = 1)?;
+    if config.enable_forwarding {
+        forwarding::enable(&config)?;
+    }
+
+    let report = SharedReport::default();
+    let sweeper = Sweeper::start(&pins, report.clone())?;
+    let ready = Arc::new(AtomicBool::new(true));
+    let shared = Shared::new(StateMaps::open(&pins)?, report, ready.clone());
+    shared.set_devices(supervisor.devices());
+    tokio::task::spawn_local(metrics::http::serve(listener, metrics::registry(&shared), ready.clone()));
+
+    log::info!(
+        "ready: {} vendor(s), {} device(s), {} flows, metrics on http://{}/metrics",
+        config.vendors.len(),
+        supervisor.devices().len(),
+        findings.sizes.flows / 2,
+        config.metrics
+    );
+    notify::notify("READY=1");
+
+    let mut tick = interval(VERIFY_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut doubt = false;
+    let signal_name = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            changes = follower.next() => {
+                let changes = changes.map_err(system("following netlink"))?;
+                if changes.links {
+                    doubt = supervisor.reconcile().is_err();
+                    shared.set_devices(supervisor.devices());
+                    set_ready(&ready, &supervisor);
+                } else if changes.routes {
+                    supervisor.maps().raise_route_generation()?;
+                }
+            }
+            _ = tick.tick() => {
+                // A hook that another tool removed comes back, and one that failed is tried again.
+                if doubt || supervisor.verify().is_err() {
+                    doubt = supervisor.reconcile().is_err();
+                    shared.set_devices(supervisor.devices());
+                }
+                set_ready(&ready, &supervisor);
+            }
+        }
+    };
+    notify::notify("STOPPING=1");
+    drop(sweeper);
+    drop(lock);
+    log::info!("{signal_name}: the agent ends and the datapath stays; `vpnat detach` removes it");
+    Ok(())
+}
+
+/// Loads, fills the maps and gets ready to attach.
+fn start(
+    config: &Config,
+    pins: &Pins,
+    findings: &preflight::Findings,
+    tick_rate: u32,
+) -> Result<(Flock<File>, Supervisor), Error> {
+    let fresh = !pins.hold_maps();
+    pins.create()?;
+    let lock = pins.lock()?;
+    // Loaded also if they are not used now: a device that comes later may be fit.
+    let with_xdp = config.xdp != XdpChoice::Off;
+    let prepare = || -> Result<Supervisor, Error> {
+        let mut object = object::load(pins, findings.sizes, tick_rate, with_xdp)?;
+        object::pin_services(&mut object, pins)?;
+        let mut maps = ConfigMaps::open(pins)?;
+        fill::fill(&mut maps, config, || vendors_in_use(&Table::flows(pins)?))?;
+        let hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), with_xdp)?;
+        Ok(Supervisor::new(config.clone(), pins.clone(), maps, hooks))
+    };
+    match prepare() {
+        Ok(supervisor) => Ok((lock, supervisor)),
+        Err(error) => {
+            if fresh {
+                crate::detach::remove_maps(pins);
+                pins.remove_empty_directories();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn set_ready(ready: &AtomicBool, supervisor: &Supervisor) {
+    match supervisor.verify() {
+        Ok(()) => {
+            if !ready.swap(true, Ordering::Relaxed) {
+                log::info!("ready again: every hook is attached");
+            }
+        }
+        Err(reason) => {
+            if ready.swap(false, Ordering::Relaxed) {
+                log::warn!("not ready: {reason}");
+            }
+        }
+    }
+}
