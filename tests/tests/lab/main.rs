@@ -3,4 +3,16 @@
 //! Every scenario runs under the watch of captures beside the vendors and the NAT instance; a packet with a
 //! source that is not its egress address, or with a wrong checksum, fails the scenario.
 
+#[macro_use]
+mod setting;
+
+mod answers;
+mod captured;
+mod cli;
+mod config;
+mod detach;
+mod errors;
+mod refusal;
+mod restart;
 mod standin;
+mod tunnels;

@@ -1,0 +1,32 @@
+//! `vpnat detach` takes everything away, and nothing else does.
+
+use tests::topology::{Shape, VENDOR};
+
+use crate::setting::Setting;
+
+#[test]
+fn detach_removes_everything() {
+    for setting in [Setting::tc(Shape::TwoArm), Setting::xdp(Shape::TwoArm)] {
+        setting.run(|lab, agent| {
+            lab.pods[0].http_get(0, VENDOR, "/").expect("an answer");
+            agent.stop();
+            assert!(!agent.attached().is_empty(), "stopping detaches nothing");
+            assert!(agent.pin("FLOWS").is_some(), "{:?}", agent.pins());
+            agent.vpnat_ok("detach");
+            assert!(agent.attached().is_empty(), "{:?}", agent.attached());
+            assert!(agent.pins().is_empty(), "{:?}", agent.pins());
+            // And it can be had again.
+            agent.start();
+            lab.pods[0].http_get(0, VENDOR, "/").expect("an answer after a new start");
+        });
+    }
+}
+
+/// Under a running agent the datapath is not taken away.
+#[test]
+fn detach_with_a_running_agent_is_refused() {
+    Setting::tc(Shape::TwoArm).run(|lab, agent| {
+        assert!(!agent.vpnat("detach").status.success());
+        lab.pods[0].http_get(0, VENDOR, "/").expect("an answer");
+    });
+}
