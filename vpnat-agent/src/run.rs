@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::{Config, XdpChoice};
+use crate::config::Config;
 use crate::datapath::Error;
 use crate::datapath::fill;
-use crate::datapath::hooks::Hooks;
+use crate::datapath::hooks::{Hooks, Needed};
 use crate::datapath::kernel::TcMethod;
 use crate::datapath::maps::{ConfigMaps, StateMaps, Table};
 use crate::datapath::object;
@@ -157,14 +157,13 @@ fn start(
     let fresh = !pins.hold_maps();
     pins.create()?;
     let lock = pins.lock()?;
-    // Loaded also if they are not used now: a device that comes later may be fit.
-    let with_xdp = config.xdp != XdpChoice::Off;
+    let needed = Needed::by(config);
     let prepare = || -> Result<Supervisor, Error> {
-        let mut object = object::load(pins, findings.sizes, tick_rate, with_xdp)?;
+        let mut object = object::load(pins, findings.sizes, tick_rate, &needed)?;
         object::pin_services(&mut object, pins)?;
         let mut maps = ConfigMaps::open(pins)?;
         fill::fill(&mut maps, config, || vendors_in_use(&Table::flows(pins)?))?;
-        let hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), with_xdp)?;
+        let hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), &needed)?;
         Ok(Supervisor::new(config.clone(), pins.clone(), maps, hooks))
     };
     match prepare() {

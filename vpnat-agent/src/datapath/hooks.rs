@@ -1,5 +1,6 @@
 //! Which program belongs where, and putting it there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
@@ -11,10 +12,11 @@ use vpnat_common::layout::device::role;
 
 use super::Error;
 use super::kernel::TcMethod;
-use super::object::{TC_PROGRAMS, XDP_PROGRAMS, chain, classifier, xdp};
+use super::object::{chain, classifier, xdp};
 use super::pins::{Pins, unpin};
 use super::tc::{self, Place};
 use super::xdp::{Facts, Mode, refusal};
+use crate::config::{Config, XdpChoice};
 use crate::netlink::links::{self, Layer, Link};
 
 /// Name of the XDP hook in pins and messages.
@@ -39,11 +41,15 @@ pub struct Plan {
 
 impl Plan {
     /// For a device of the namespace; `None` for the loopback device.
-    pub fn of(link: &Link, (inside, outside): (bool, bool)) -> Option<Self> {
-        if link.layer == Layer::Loopback {
+    pub fn of(link: &Link, sides: (bool, bool)) -> Option<Self> {
+        Self::of_layer(link.layer, sides)
+    }
+
+    fn of_layer(layer: Layer, (inside, outside): (bool, bool)) -> Option<Self> {
+        if layer == Layer::Loopback {
             return None;
         }
-        let ethernet = link.is_ethernet();
+        let ethernet = layer == Layer::Ethernet;
         let framed = |l2: &'static str, l3: &'static str| if ethernet { l2 } else { l3 };
         let egress = if outside {
             framed("egress_outside_l2", "egress_outside_l3")
@@ -69,6 +75,33 @@ impl Plan {
     }
 }
 
+/// The programs that a configuration can need, however its devices come and go. Verifying one takes the
+/// kernel up to a second, so that the others are not loaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Needed {
+    /// TC programs, with and without Ethernet header: a device may come back as another kind.
+    pub tc: BTreeSet<&'static str>,
+    /// XDP programs.
+    pub xdp: BTreeSet<&'static str>,
+}
+
+impl Needed {
+    /// For `config`.
+    pub fn by(config: &Config) -> Self {
+        let mut needed = Self { tc: BTreeSet::new(), xdp: BTreeSet::new() };
+        let configured = config.devices().into_iter().map(|name| config.sides_of(name));
+        for sides in configured.chain([(false, false)]) {
+            for layer in [Layer::Ethernet, Layer::Ip] {
+                let Some(plan) = Plan::of_layer(layer, sides) else { continue };
+                needed.tc.insert(plan.egress);
+                needed.tc.extend(plan.ingress);
+                needed.xdp.extend(plan.xdp.filter(|_| config.xdp != XdpChoice::Off));
+            }
+        }
+        needed
+    }
+}
+
 /// The loaded programs and how they are attached.
 #[derive(Debug)]
 pub struct Hooks {
@@ -80,17 +113,15 @@ pub struct Hooks {
 
 impl Hooks {
     /// Takes over loaded programs.
-    pub fn new(mut object: Ebpf, pins: Pins, method: TcMethod, with_xdp: bool) -> Result<Self, Error> {
+    pub fn new(mut object: Ebpf, pins: Pins, method: TcMethod, needed: &Needed) -> Result<Self, Error> {
         let mut ids = Vec::new();
-        for name in TC_PROGRAMS {
+        for name in &needed.tc {
             let info = classifier(&mut object, name)?.info().map_err(Error::program("looking at", name))?;
-            ids.push((name, info.id()));
+            ids.push((*name, info.id()));
         }
-        if with_xdp {
-            for name in XDP_PROGRAMS {
-                let info = xdp(&mut object, name)?.info().map_err(Error::program("looking at", name))?;
-                ids.push((name, info.id()));
-            }
+        for name in &needed.xdp {
+            let info = xdp(&mut object, name)?.info().map_err(Error::program("looking at", name))?;
+            ids.push((*name, info.id()));
         }
         Ok(Self { object, pins, method, ids })
     }
@@ -218,6 +249,7 @@ pub fn point_name(direction: TcAttachType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::object::{TC_PROGRAMS, XDP_PROGRAMS};
     use super::*;
 
     fn link(layer: Layer) -> Link {
@@ -252,5 +284,20 @@ mod tests {
             }
             assert_eq!(Plan::of(&link(Layer::Loopback), sides), None);
         }
+    }
+
+    #[test]
+    fn only_what_can_be_needed_is_loaded() {
+        let example = include_str!("../../vpnat.example.toml");
+        let two_arms = Config::parse(example, "x".as_ref()).unwrap();
+        let needed = Needed::by(&two_arms);
+        assert!(needed.tc.contains("egress_guard_l3") && needed.tc.contains("ingress_inside_l3"));
+        assert!(!needed.tc.contains("ingress_both_l2"));
+        assert_eq!(needed.xdp.iter().copied().collect::<Vec<_>>(), ["xdp_inside", "xdp_outside"]);
+        let one_arm = Config::parse(&example.replace("eth1", "eth0"), "x".as_ref()).unwrap();
+        let needed = Needed::by(&one_arm);
+        assert!(needed.tc.contains("ingress_both_l2") && !needed.tc.contains("ingress_inside_l2"));
+        let off = Config { xdp: XdpChoice::Off, ..one_arm };
+        assert!(Needed::by(&off).xdp.is_empty());
     }
 }

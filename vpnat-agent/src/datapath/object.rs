@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::Object;
 use vpnat_common::layout::names;
 
+use super::hooks::Needed;
 use super::pins::{Pins, unpin};
 use super::{Error, clock, kernel, maps, reap};
 
@@ -147,9 +148,9 @@ fn tick_rate_of(program: &mut SchedClassifier) -> Result<u32, Error> {
 
 /// Loads maps and programs. Maps that are not pinned yet are made and pinned; if the load fails, those pins
 /// are taken back.
-pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, with_xdp: bool) -> Result<Ebpf, Error> {
+pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed) -> Result<Ebpf, Error> {
     let new: Vec<_> = names::ALL.into_iter().filter(|name| !pins.map(name).exists()).collect();
-    let loaded = load_over(pins, sizes, tick_rate, with_xdp);
+    let loaded = load_over(pins, sizes, tick_rate, needed);
     if loaded.is_err() {
         for name in new {
             let _ = unpin(&pins.map(name));
@@ -158,7 +159,7 @@ pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, with_xdp: bool) -> Result
     loaded
 }
 
-fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, with_xdp: bool) -> Result<Ebpf, Error> {
+fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed) -> Result<Ebpf, Error> {
     let multiplier = clock::multiplier(tick_rate);
     let mut loader = EbpfLoader::new();
     loader
@@ -169,13 +170,11 @@ fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, with_xdp: bool) -> Resul
         loader.map_pin_path(name, pins.map(name));
     }
     let mut object = loader.load(OBJECT).map_err(object_error)?;
-    for name in SERVICE_PROGRAMS.into_iter().chain(TC_PROGRAMS) {
+    for name in SERVICE_PROGRAMS.iter().chain(&needed.tc) {
         classifier(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
     }
-    if with_xdp {
-        for name in XDP_PROGRAMS {
-            xdp(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
-        }
+    for name in &needed.xdp {
+        xdp(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
     }
     Ok(object)
 }
