@@ -158,12 +158,17 @@ impl Capture {
     /// Stops and returns what has passed.
     pub fn stop(mut self) -> Vec<Captured> {
         self.settle();
-        self.end();
+        self.join();
         self.packets()
     }
 
-    fn end(&mut self) {
+    /// Ends the capture; what has passed so far stays.
+    pub fn end(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn join(&mut self) {
+        self.end();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -172,7 +177,7 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        self.end();
+        self.join();
     }
 }
 

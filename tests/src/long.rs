@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::packet;
 use crate::pod::Pod;
-use crate::sockets::{icmp, readable, retransmits, tcp_connect};
+use crate::sockets::{icmp, lost_segments, readable, tcp_connect};
 use crate::vendor::{self, pattern};
 
 /// How long the last answer may take after the last request.
@@ -154,8 +154,8 @@ pub struct ConversationReport {
     pub exchanges: u64,
     /// The longest wait for an answer.
     pub longest: Duration,
-    /// Segments sent again by the pod.
-    pub retransmits: u32,
+    /// Segments of the pod that were lost and sent again.
+    pub lost: u32,
     /// Why it ended before it was told to.
     pub broken: Option<io::Error>,
 }
@@ -182,7 +182,7 @@ impl Conversation {
                 done.store(exchanges, Ordering::Relaxed);
                 std::thread::sleep(interval);
             }
-            ConversationReport { exchanges, longest, retransmits: retransmits(&stream), broken }
+            ConversationReport { exchanges, longest, lost: lost_segments(&stream), broken }
         })))
     }
 
@@ -207,8 +207,8 @@ pub struct UploadReport {
     pub sent: u64,
     /// Bytes that the vendor received and found right.
     pub right: u64,
-    /// Segments sent again.
-    pub retransmits: u32,
+    /// Segments that were lost and sent again.
+    pub lost: u32,
 }
 
 impl Upload {
@@ -229,7 +229,7 @@ impl Upload {
             stream.shutdown(Shutdown::Write)?;
             let mut right = [0; 8];
             stream.read_exact(&mut right)?;
-            Ok(UploadReport { sent, right: u64::from_be_bytes(right), retransmits: retransmits(&stream) })
+            Ok(UploadReport { sent, right: u64::from_be_bytes(right), lost: lost_segments(&stream) })
         })))
     }
 

@@ -183,6 +183,8 @@ pub fn unpublish(name: &str) {
     let target = Path::new(NAMES).join(name);
     let _ = umount2(&target, MntFlags::MNT_DETACH);
     let _ = std::fs::remove_file(&target);
+    // Only if it is empty, and nobody else's.
+    let _ = std::fs::remove_dir(NAMES);
 }
 
 /// The published names that start with `prefix`.

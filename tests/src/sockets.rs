@@ -35,11 +35,14 @@ pub fn udp_connect(port: u16, to: SocketAddrV4, patience: Duration) -> io::Resul
     Ok(socket)
 }
 
-/// Segments that the kernel has sent again on this connection.
-pub fn retransmits(stream: &TcpStream) -> u32 {
-    // SAFETY: tcp_info is plain data, for which zeros are a value.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+/// Segments of this connection that were lost: sent again, less those that the other side reports as
+/// received twice (a busy machine sends again what was only late).
+pub fn lost_segments(stream: &TcpStream) -> u32 {
+    /// Offsets in the kernel's `struct tcp_info`, which is longer than libc's.
+    const TOTAL_RETRANS: usize = 100;
+    const DSACK_DUPS: usize = 216;
+    let mut info = [0u32; 128];
+    let mut length = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the socket is open; pointer and length describe `info`.
     let result = unsafe {
         libc::getsockopt(
@@ -51,7 +54,7 @@ pub fn retransmits(stream: &TcpStream) -> u32 {
         )
     };
     assert_eq!(result, 0, "TCP_INFO: {}", io::Error::last_os_error());
-    info.tcpi_total_retrans
+    info[TOTAL_RETRANS / 4].saturating_sub(info[DSACK_DUPS / 4])
 }
 
 /// Waits until there is something to read or accept, or an error to fetch; false after `patience`.

@@ -88,6 +88,13 @@ impl Watch {
         &self.captures[1 + index].0
     }
 
+    /// Ends the captures; nobody will look at them any more.
+    pub fn end(&self) {
+        for (capture, _) in &self.captures {
+            capture.end();
+        }
+    }
+
     /// Every broken rule so far, in words.
     pub fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();

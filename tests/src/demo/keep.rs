@@ -71,6 +71,8 @@ fn stay(stage: &Stage<'_, '_>, held: bool, writer: &OwnedFd) {
     // From here on a Ctrl-C at the terminal is not for this process.
     setsid().expect("a session of its own");
     let lab = stage.lab;
+    // What a viewer does from now on is not to fill the memory.
+    lab.watch.end();
     let sandbox = &lab.site().sandbox;
     let namespaces = lab.pods.iter().chain([&lab.stranger]).map(|pod: &Pod| &pod.ns).chain([
         &lab.site().nat,

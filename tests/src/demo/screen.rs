@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Columns for the text of a check, before its time.
-const WIDTH: usize = 86;
+const WIDTH: usize = 104;
 
 /// How long a step may take before it shows that it is still going on.
 const SILENT: Duration = Duration::from_millis(700);

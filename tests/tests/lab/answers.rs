@@ -51,7 +51,10 @@ fn three_pods_from_one_port(setting: Setting) {
             .collect();
         assert_eq!(sources, BTreeSet::from([EGRESS]));
         let translated = |direction: &str| {
-            agent.metric("vpnat_packets_total", &["vendor=\"vendor-a\"", &format!("outcome=\"{direction}\"")])
+            agent.metric(
+                "vpnat_packets_total",
+                &["vendor=\"vendor-a\"", &format!("direction=\"{direction}\"")],
+            )
         };
         // 3 pods with 20 pings, a UDP exchange and at least 5 segments of TCP each.
         assert!(translated("outbound") >= 78.0, "{}", agent.metrics());

@@ -51,14 +51,6 @@ fn bad_configurations() {
     refused(&lab, &with(&|config| config.vendors[0].cidrs = vec!["192.0.2.0/33".into()]), "192.0.2.0/33");
 }
 
-/// Native XDP on a device that cannot do it is an error, not a silent fall-back.
-#[test]
-fn native_xdp_on_a_tunnel() {
-    let site = Site::new();
-    let lab = Topology::new(&site, Shape::Tun, Offload::On);
-    refused(&lab, &lab.config(Xdp::Native).toml(), "tun0");
-}
-
 #[test]
 fn good_configuration_is_checked_without_a_trace() {
     Setting::tc(Shape::TwoArm).run_before_start(|_, agent| {

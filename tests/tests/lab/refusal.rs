@@ -16,7 +16,7 @@ in_every_setting! { stranger, other_protocols, unsolicited }
 const SHORT: Duration = Duration::from_millis(300);
 
 fn dropped(agent: &Agent<'_>, reason: &str) -> f64 {
-    agent.metric("vpnat_packets_total", &[&format!("outcome=\"{reason}\"")])
+    agent.metric("vpnat_hook_packets_total", &["fate=\"dropped\"", &format!("outcome=\"{reason}\"")])
 }
 
 fn nothing_came_in(lab: &Topology<'_>) {

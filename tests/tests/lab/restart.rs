@@ -16,8 +16,8 @@ fn kill_and_start_again(setting: Setting) {
             Conversation::start(&lab.pods[1], 40000, VENDOR, Duration::from_millis(5)).expect("a connection");
         // Slow enough to lose nothing by itself.
         let upload =
-            Upload::start(&lab.pods[2], 40000, VENDOR, Duration::from_millis(5)).expect("a connection");
-        let going = || pinger.wait_for(100) && talk.wait_for(50) && upload.wait_for(1 << 19);
+            Upload::start(&lab.pods[2], 40000, VENDOR, Duration::from_millis(20)).expect("a connection");
+        let going = || pinger.wait_for(100) && talk.wait_for(50) && upload.wait_for(1 << 18);
         assert!(going(), "before");
         agent.kill9();
         assert!(going(), "with the agent killed");
@@ -34,9 +34,9 @@ fn kill_and_start_again(setting: Setting) {
         let pings = pinger.stop();
         assert_eq!(pings.lost(), 0, "{pings:?}");
         let talk = talk.stop();
-        assert!(talk.broken.is_none() && talk.retransmits == 0, "{talk:?}");
-        assert!(talk.longest < Duration::from_millis(500), "{talk:?}");
+        assert!(talk.broken.is_none() && talk.lost == 0, "{talk:?}");
+        assert!(talk.longest < Duration::from_secs(2), "{talk:?}");
         let upload = upload.stop().expect("an upload");
-        assert_eq!((upload.sent - upload.right, upload.retransmits), (0, 0), "{upload:?}");
+        assert_eq!((upload.sent - upload.right, upload.lost), (0, 0), "{upload:?}");
     });
 }

@@ -58,6 +58,7 @@ macro_rules! in_every_setting {
                 single_arm_tc = Setting::tc(Shape::SingleArm),
                 single_arm_xdp = Setting::xdp(Shape::SingleArm),
                 tun_tc = Setting::tc(Shape::Tun),
+                tun_xdp_inside = Setting::xdp(Shape::Tun),
                 ipsec_tc = Setting::tc(Shape::Ipsec),
                 wireguard_tc = Setting::tc(Shape::WireGuard),
             }
