@@ -45,6 +45,11 @@ impl Captured {
         (self.protocol == 0x0800).then(|| Packet::new(&self.start)).flatten()
     }
 
+    /// The first bytes of the packet, from its IP header on.
+    pub fn start(&self) -> &[u8] {
+        &self.start
+    }
+
     /// Whether the packet is IPv4 and `matches`.
     pub fn is(&self, matches: impl FnOnce(Packet<'_>) -> bool) -> bool {
         self.ipv4().is_some_and(matches)

@@ -237,6 +237,15 @@ pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, ttl: u8, payl
     packet
 }
 
+/// Sets don't-fragment in a packet.
+pub fn dont_fragment(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] |= 0x40;
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 /// A UDP datagram in its IPv4 packet.
 pub fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), ttl: u8, data: &[u8]) -> Vec<u8> {
     let mut segment = Vec::from(from.1.to_be_bytes());

@@ -162,6 +162,9 @@ impl<'a> Topology<'a> {
         }
         let mut watch = Watch::default();
         watch.start(&site.vpc, "nat0", Rule::FromNat { in_clear: !shape.is_tunnel() });
+        for pod in pods.iter().chain([&stranger]) {
+            watch.start(&pod.ns, "eth0", Rule::AtPod { address: pod.address });
+        }
         watch.start(&site.vendors[0], "eth0", Rule::AtVendor { egress: EGRESS });
         if !shape.is_tunnel() {
             watch.start(&site.vendors[1], "eth0", Rule::AtVendor { egress: EGRESS_B });

@@ -16,6 +16,11 @@ pub enum Rule {
         /// The vendor's egress address.
         egress: Ipv4Addr,
     },
+    /// At a pod: an error quotes what the pod has sent, not what became of it.
+    AtPod {
+        /// The pod's address.
+        address: Ipv4Addr,
+    },
     /// At the device towards the NAT instance: what the instance sends is from its own address or from an
     /// egress address. To a vendor, from that vendor's egress address, and only if the vendor is reached in
     /// clear at all.
@@ -40,6 +45,10 @@ impl Rule {
             Self::AtVendor { egress } => {
                 let own = same_network(source, destination) && destination != source;
                 (source != egress && !own).then(|| format!("the vendor saw {source}"))
+            }
+            Self::AtPod { address } => {
+                let quoted = ip.quoted().filter(|_| destination == address)?.source();
+                (quoted != address).then(|| format!("the pod is shown a packet from {quoted}"))
             }
             Self::FromNat { in_clear } => {
                 let vendor = [(VENDOR, EGRESS), (VENDOR_B, EGRESS_B)]
@@ -72,6 +81,11 @@ pub struct Watch {
     captures: Vec<(Capture, Rule)>,
 }
 
+/// A capture's place in the list: the order in which a lab starts them.
+const UNDERLAY: usize = 0;
+const PODS: usize = 1;
+const VENDORS: usize = 5;
+
 impl Watch {
     /// Adds a capture.
     pub fn start(&mut self, ns: &Namespace, device: &str, rule: Rule) {
@@ -80,12 +94,17 @@ impl Watch {
 
     /// The capture beside the NAT instance, on its outside.
     pub fn underlay(&self) -> &Capture {
-        &self.captures[0].0
+        &self.captures[UNDERLAY].0
+    }
+
+    /// The capture at a pod: 0 for pod-a, 3 for the stranger.
+    pub fn pod(&self, index: usize) -> &Capture {
+        &self.captures[PODS + index].0
     }
 
     /// The capture at a vendor's host: 0 for vendor-a.
     pub fn vendor(&self, index: usize) -> &Capture {
-        &self.captures[1 + index].0
+        &self.captures[VENDORS + index].0
     }
 
     /// Ends the captures; nobody will look at them any more.

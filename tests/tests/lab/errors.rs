@@ -1,10 +1,17 @@
-//! ICMP errors: the pod sees who sent them, and its own packet quoted.
+//! ICMP errors: the pod sees who sent them, and its own packet quoted. And fragments.
 
-use tests::topology::{GATEWAY, NAT, Shape, VENDOR, VPC};
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use tests::capture::Way;
+use tests::packet::{self, UDP, dont_fragment};
+use tests::sockets::udp_connect;
+use tests::topology::{EGRESS, GATEWAY, NAT, Offload, Shape, VENDOR, VPC};
+use tests::vendor::ECHO;
 
 use crate::setting::Setting;
 
-in_every_setting! { traceroute }
+in_every_setting! { traceroute, closed_port, path_mtu, fragments }
 
 /// The TTL ends at the instance, behind it, and not at all: each hop is named, whichever hook works.
 fn traceroute(setting: Setting) {
@@ -21,6 +28,80 @@ fn traceroute(setting: Setting) {
                     assert!(hops[1].is_some(), "{hops:?}");
                 }
             }
+        }
+    });
+}
+
+/// A closed port at the vendor: the pod's socket is told, and the quote is the pod's datagram to the last byte.
+fn closed_port(setting: Setting) {
+    setting.run(|lab, _| {
+        let pod = &lab.pods[0];
+        let to = SocketAddrV4::new(VENDOR, 9999);
+        let refused = pod.ns.enter(|| {
+            let socket = udp_connect(40000, to, Duration::from_secs(2)).expect("a socket");
+            socket.send(b"anybody there?").expect("send");
+            socket.recv(&mut [0; 64]).expect_err("nobody is there")
+        });
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let capture = lab.watch.pod(0);
+        capture.settle();
+        let sent = capture.matching(|packet| packet.way == Way::Out && packet.is(|ip| ip.protocol() == UDP));
+        let errors = capture.matching(|packet| packet.is(|ip| ip.icmp_type() == Some((3, 3))));
+        assert_eq!((sent.len(), errors.len()), (1, 1), "{:?}", capture.packets());
+        let error = errors[0].ipv4().expect("an IPv4 packet");
+        assert_eq!(error.source(), VENDOR);
+        if setting.offload == Offload::Off {
+            let (sent, quoted) = (sent[0].ipv4().expect("IPv4"), error.quoted().expect("a quote"));
+            assert_eq!(sent.payload(), quoted.payload(), "{sent:?} quoted as {quoted:?}");
+        }
+    });
+}
+
+/// What is too large for the way to the vendor comes back as an error with the size that fits, from the
+/// instance, quoting the pod; a packet of that size passes.
+fn path_mtu(setting: Setting) {
+    setting.run_before_start(|lab, agent| {
+        let (mtu, reporter) = match setting.shape {
+            Shape::TwoArm => (1300, GATEWAY),
+            Shape::SingleArm => (1300, NAT),
+            Shape::Tun | Shape::Ipsec => (1400, GATEWAY),
+            Shape::WireGuard => (1420, GATEWAY),
+        };
+        if !setting.shape.is_tunnel() {
+            // Known to the route only: the device takes more.
+            lab.nat.ip(&format!("route add 192.0.2.0/24 via {VPC} mtu {mtu}"));
+        }
+        agent.start();
+        let pod = &lab.pods[0];
+        let raw = pod.raw();
+        let datagram = |length: usize| {
+            dont_fragment(packet::udp((pod.address, 40000), (VENDOR, ECHO), 64, &vec![7; length - 28]))
+        };
+        let capture = lab.watch.pod(0);
+        raw.send(&datagram(mtu + 1));
+        capture.settle();
+        let errors = capture.matching(|packet| packet.is(|ip| ip.icmp_type() == Some((3, 4))));
+        assert_eq!(errors.len(), 1, "{:?}", capture.packets());
+        let error = errors[0].ipv4().expect("an IPv4 packet");
+        assert_eq!(error.source(), reporter);
+        assert_eq!(usize::from(u16::from_be_bytes([error.payload()[6], error.payload()[7]])), mtu);
+        let quoted = error.quoted().expect("a quote");
+        assert_eq!((quoted.source(), quoted.ports()), (pod.address, Some((40000, ECHO))));
+
+        raw.send(&datagram(mtu));
+        let vendor = lab.watch.vendor(0);
+        vendor.settle();
+        let came = vendor.matching(|packet| packet.way == Way::In && packet.is(|ip| ip.protocol() == UDP));
+        assert_eq!(came.iter().map(|packet| packet.length).collect::<Vec<_>>(), [mtu]);
+    });
+}
+
+/// Datagrams in several fragments, both ways.
+fn fragments(setting: Setting) {
+    setting.run(|lab, _| {
+        for (pod, length) in lab.pods.iter().zip([2000, 4000, 20000]) {
+            let seen = pod.udp_exchange(40000, VENDOR, &vec![9; length]).expect("an answer in fragments");
+            assert_eq!(*seen.ip(), EGRESS);
         }
     });
 }
