@@ -1,11 +1,9 @@
 //! `vpnat run`: from the checks to ready, and on until a signal. What it attached stays when it ends.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::fcntl::Flock;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -87,15 +85,21 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let tick_rate = object::tick_rate()?;
 
     findings.bpffs.prepare()?;
-    let (lock, mut supervisor) = start(&config, &pins, &findings, tick_rate)?;
+    pins.create()?;
+    let lock = pins.lock()?;
     // Subscribed before the devices are listed, so that no change falls between.
     let mut follower = Follower::subscribe().map_err(system("following netlink"))?;
-    supervisor.reconcile()?;
-    supervisor.verify().map_err(RunError::NotAttached)?;
-    supervisor.maps().change_settings(|settings| settings.ready = 1)?;
-    if config.enable_forwarding {
-        forwarding::enable(&config)?;
-    }
+    let fresh = !pins.hold_maps() && pins.pinned_links().is_empty();
+    let mut supervisor = match bring_up(&config, &pins, &findings, tick_rate) {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            // A first start that fails leaves nothing; a later one leaves what worked before.
+            if fresh && let Err(error) = crate::detach::detach(&pins) {
+                log::error!("{error}");
+            }
+            return Err(error);
+        }
+    };
 
     let report = SharedReport::default();
     let sweeper = Sweeper::start(&pins, report.clone())?;
@@ -147,35 +151,27 @@ async fn serve(config: Config) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Loads, fills the maps and gets ready to attach.
-fn start(
+/// Loads, fills the maps, attaches, and sees that it is so.
+fn bring_up(
     config: &Config,
     pins: &Pins,
     findings: &preflight::Findings,
     tick_rate: u32,
-) -> Result<(Flock<File>, Supervisor), Error> {
-    let fresh = !pins.hold_maps();
-    pins.create()?;
-    let lock = pins.lock()?;
+) -> Result<Supervisor, RunError> {
     let needed = Needed::by(config);
-    let prepare = || -> Result<Supervisor, Error> {
-        let mut object = object::load(pins, findings.sizes, tick_rate, &needed)?;
-        object::pin_services(&mut object, pins)?;
-        let mut maps = ConfigMaps::open(pins)?;
-        fill::fill(&mut maps, config, || vendors_in_use(&Table::flows(pins)?))?;
-        let hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), &needed)?;
-        Ok(Supervisor::new(config.clone(), pins.clone(), maps, hooks))
-    };
-    match prepare() {
-        Ok(supervisor) => Ok((lock, supervisor)),
-        Err(error) => {
-            if fresh {
-                crate::detach::remove_maps(pins);
-                pins.remove_empty_directories();
-            }
-            Err(error)
-        }
+    let mut object = object::load(pins, findings.sizes, tick_rate, &needed)?;
+    object::pin_services(&mut object, pins)?;
+    let mut maps = ConfigMaps::open(pins)?;
+    fill::fill(&mut maps, config, || vendors_in_use(&Table::flows(pins)?))?;
+    let hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), &needed)?;
+    let mut supervisor = Supervisor::new(config.clone(), pins.clone(), maps, hooks);
+    supervisor.reconcile()?;
+    supervisor.verify().map_err(RunError::NotAttached)?;
+    supervisor.maps().change_settings(|settings| settings.ready = 1)?;
+    if config.enable_forwarding {
+        forwarding::enable(config)?;
     }
+    Ok(supervisor)
 }
 
 fn set_ready(ready: &AtomicBool, supervisor: &Supervisor) {

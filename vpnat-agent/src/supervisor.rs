@@ -173,7 +173,9 @@ impl Supervisor {
             return Ok(());
         }
         self.hooks.attach_tc(link, direction, program)?;
-        log::debug!("{}: attached {program}", link.name);
+        if self.devices.contains_key(&link.index) {
+            log::warn!("{}: {program} was missing and is attached again; another tool removed it", link.name);
+        }
         Ok(())
     }
 

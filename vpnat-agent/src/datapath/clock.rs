@@ -94,7 +94,7 @@ mod tests {
     fn a_second_is_a_second() {
         for rate in RATES {
             let day = u64::from(rate) * 86_400;
-            let seconds = day * multiplier(rate) >> 32;
+            let seconds = (day * multiplier(rate)) >> 32;
             assert!((86_399..=86_400).contains(&seconds), "{rate}: {seconds}");
         }
     }

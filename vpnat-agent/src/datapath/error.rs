@@ -28,6 +28,8 @@ pub enum Error {
     NoObject,
     #[error("another vpnat runs with the same pins: {}: stop it first, or set another [agent] bpffs", path.display())]
     Locked { path: PathBuf },
+    #[error("may not be read: {}: run as root", path.display())]
+    Unreadable { path: PathBuf },
     #[error("nothing is pinned: {}: start `vpnat run`, or name the directory with --pin-dir", path.display())]
     NothingPinned { path: PathBuf },
     #[error("{action} failed ({error}): {}: see the reason in brackets", path.display())]
@@ -56,9 +58,9 @@ pub enum Error {
     Verifier { program: String, kernel: String, reason: io::Error, log: String },
     #[error("loading program `{program}` failed ({reason}): Linux {kernel}: see the reason in brackets")]
     Load { program: String, kernel: String, reason: String },
-    #[error("{action} failed ({error}): map {name}: see the reason in brackets")]
+    #[error("{action} failed ({}): map {name}: see the reason in brackets", chain(error))]
     Map { action: &'static str, name: &'static str, error: MapError },
-    #[error("{action} failed ({error}): program {name}: see the reason in brackets")]
+    #[error("{action} failed ({}): program {name}: see the reason in brackets", chain(error))]
     Program { action: &'static str, name: String, error: ProgramError },
     #[error("attaching `{program}` failed ({reason}): {device} {point}: {remedy}")]
     Attach { program: String, device: String, point: &'static str, reason: String, remedy: &'static str },
@@ -80,6 +82,20 @@ pub enum Error {
         "no slot is free for vendor `{name}`: map VENDORS: remove vendors, or run `vpnat detach` to forget old ones"
     )]
     NoVendorSlot { name: String },
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl Error {

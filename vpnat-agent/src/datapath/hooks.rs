@@ -11,8 +11,9 @@ use aya::programs::{ProgramError, TcAttachType, XdpMode};
 use vpnat_common::layout::device::role;
 
 use super::Error;
+use super::error::chain;
 use super::kernel::TcMethod;
-use super::object::{chain, classifier, xdp};
+use super::object::{classifier, xdp};
 use super::pins::{Pins, unpin};
 use super::tc::{self, Place};
 use super::xdp::{Facts, Mode, refusal};

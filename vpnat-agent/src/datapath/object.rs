@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::Object;
 use vpnat_common::layout::names;
 
+use super::error::chain;
 use super::hooks::Needed;
 use super::pins::{Pins, unpin};
 use super::{Error, clock, kernel, maps, reap};
@@ -223,20 +224,6 @@ fn load_error(program: &str, error: ProgramError) -> Error {
         }
         other => Error::Load { program, kernel, reason: chain(&other) },
     }
-}
-
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl Reaper {
 
     /// Removes the flows of at most [`KEYS_PER_CALL`] keys that have ended; how many entries that were.
     pub fn reap(&self, keys: &[FlowKey]) -> Result<u32, Error> {
-        let mut data = Vec::with_capacity(REAP_KEYS_AT as usize + keys.len() * size_of::<FlowKey>());
+        let mut data = Vec::with_capacity(REAP_KEYS_AT as usize + size_of_val(keys));
         data.resize(REAP_KEYS_AT as usize, 0);
         for key in &keys[..keys.len().min(KEYS_PER_CALL)] {
             data.extend(key.src.octets);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use vpnat_common::layout::clock::Moment;
 use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey};
 use vpnat_common::layout::user::FlowEntryBytes;
@@ -47,7 +48,7 @@ pub struct Report {
     pub flows: BTreeMap<FlowClass, u64>,
     /// Entries removed since the agent started.
     pub removed: u64,
-    /// Time spent working, without the rests.
+    /// Processor time of the walk.
     pub busy: Duration,
     /// Failed walks since the agent started.
     pub failures: u64,
@@ -129,17 +130,19 @@ impl Work {
     fn cycle(&self, report: &SharedReport, rest: &impl Fn(Duration) -> bool) -> Result<bool, Error> {
         let mut seen = Report { capacity: self.table.capacity.into(), ..Report::default() };
         let mut walk = self.table.walk::<FlowKey, FlowEntryBytes>(SLICE);
+        let mut now = clock::now(&self.clock)?;
+        let mut asked = Instant::now();
         loop {
-            let begun = Instant::now();
-            let now = clock::now(&self.clock)?;
-            // The clock's test run may sleep in the kernel; that is no work.
-            let working = Instant::now();
+            // Processor time, not the clock on the wall: test runs sleep in the kernel.
+            let begun = cpu_time();
+            if asked.elapsed() > Duration::from_secs(1) {
+                now = clock::now(&self.clock)?;
+                asked = Instant::now();
+            }
             let mut ended = Vec::new();
-            let Some((keys, values)) = walk.next_slice().map_err(walk_error)? else {
-                seen.busy += working.elapsed();
-                break;
-            };
-            for (key, value) in keys.iter().zip(values) {
+            let slice = walk.next_slice().map_err(walk_error)?;
+            let at_end = slice.is_none();
+            for (key, value) in slice.into_iter().flat_map(|(keys, values)| keys.iter().zip(values)) {
                 seen.entries += 1;
                 match value.decode() {
                     Some(entry) => {
@@ -154,13 +157,15 @@ impl Work {
                     None => ended.push(*key),
                 }
             }
-            seen.busy += working.elapsed();
             for keys in ended.chunks(KEYS_PER_CALL) {
-                let calling = Instant::now();
                 seen.removed += u64::from(self.reaper.reap(keys)?);
-                seen.busy += calling.elapsed();
             }
-            if !rest(begun.elapsed().min(Duration::from_millis(50)) * REST) {
+            let busy = cpu_time().saturating_sub(begun);
+            seen.busy += busy;
+            if at_end {
+                break;
+            }
+            if !rest(busy * REST) {
                 return Ok(false);
             }
         }
@@ -172,6 +177,11 @@ impl Work {
         *report = seen;
         Ok(true)
     }
+}
+
+/// Processor time that this thread has used.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// The report, also if a thread panicked while it held it: numbers only.

@@ -9,8 +9,9 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError};
 
 use super::Error;
+use super::error::chain;
 use super::kernel::TcMethod;
-use super::object::{TC_PROGRAMS, chain};
+use super::object::TC_PROGRAMS;
 use super::pins::unpin;
 use crate::netlink::{filters, links::Link};
 

@@ -119,18 +119,17 @@ impl Shared {
             ),
             ("flow_table_capacity", "Entries that the flow table can hold", report.capacity),
         ] {
-            gauge(encoder, name, help, |family| family(&[], value))?;
+            single(encoder, name, help, &ConstGauge::new(value as i64))?;
         }
         for (name, help, value) in [
             ("sweeps", "Walks over the flow table", report.cycles),
             ("sweep_failures", "Walks over the flow table that failed", report.failures),
             ("swept_entries", "Entries removed by sweeping", report.removed),
         ] {
-            counter(encoder, name, help, |family| family(&[], value))?;
+            single(encoder, name, help, &ConstCounter::new(value))?;
         }
-        let seconds = ConstGauge::new(report.busy.as_secs_f64());
         let help = "Processor time of the last walk over the flow table";
-        seconds.encode(encoder.encode_descriptor("sweep_duration_seconds", help, None, MetricType::Gauge)?)
+        single(encoder, "sweep_duration_seconds", help, &ConstGauge::new(report.busy.as_secs_f64()))
     }
 }
 
@@ -145,6 +144,16 @@ pub fn fate_name(fate: Fate) -> &'static str {
 
 /// Writes one sample with its labels.
 type Sample<'a> = dyn FnMut(&[(&str, &str)], u64) -> fmt::Result + 'a;
+
+/// A metric without labels.
+fn single(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: &impl EncodeMetric,
+) -> fmt::Result {
+    value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)
+}
 
 fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
