@@ -207,9 +207,12 @@ pub struct UploadReport {
     pub sent: u64,
     /// Bytes that the vendor received and found right.
     pub right: u64,
-    /// Segments that were lost and sent again.
+    /// Segments that were lost and sent again, once the path MTU was known.
     pub lost: u32,
 }
+
+/// Bytes after which a connection has learnt how large a segment may be, from losing some that were larger.
+const PATH_MTU_KNOWN: u64 = 1 << 17;
 
 impl Upload {
     /// Connects from `port` to the vendor's sink and sends blocks of 16 KiB with `pause` in between.
@@ -218,18 +221,22 @@ impl Upload {
         let mut stream = pod.ns.enter(|| tcp_connect(port, SocketAddrV4::new(to, vendor::SINK), patience))?;
         Ok(Self(Task::start(pod, move |stop, done| {
             let mut block = vec![0; 16384];
-            let mut sent = 0;
+            let (mut sent, mut lost_at_first) = (0, 0);
             while !stop.load(Ordering::Relaxed) {
                 pattern(sent, &mut block);
                 stream.write_all(&block)?;
                 sent += block.len() as u64;
                 done.store(sent, Ordering::Relaxed);
                 std::thread::sleep(pause);
+                if sent <= PATH_MTU_KNOWN {
+                    lost_at_first = lost_segments(&stream);
+                }
             }
             stream.shutdown(Shutdown::Write)?;
             let mut right = [0; 8];
             stream.read_exact(&mut right)?;
-            Ok(UploadReport { sent, right: u64::from_be_bytes(right), lost: lost_segments(&stream) })
+            let lost = lost_segments(&stream) - lost_at_first;
+            Ok(UploadReport { sent, right: u64::from_be_bytes(right), lost })
         })))
     }
 

@@ -224,7 +224,7 @@ impl<'a> Topology<'a> {
             Shape::Tun => {
                 self.tun = Some(TunPair::new((&site.nat, "tun0"), (&site.gateway, "tun0")));
                 site.nat.ip("link set tun0 mtu 1400 up\nroute add 192.0.2.0/24 dev tun0");
-                site.gateway.ip("link set tun0 mtu 1400 up\nroute add 10.0.1.10/31 dev tun0");
+                site.gateway.ip("link set tun0 mtu 1400 up\nroute add 10.0.1.10/31 dev tun0 src 192.0.2.1");
             }
             Shape::WireGuard => {
                 let near =
@@ -236,6 +236,8 @@ impl<'a> Topology<'a> {
                     behind: "192.0.2.0/24",
                 };
                 self.wireguard = Some(WireGuard::start(site.sandbox.dir(), near, far));
+                // Its errors, too, come from an address that the other end lets through.
+                site.gateway.ip("route replace 10.0.1.10/32 dev wg1 src 192.0.2.1");
             }
             Shape::Ipsec => {
                 let dir = site.sandbox.dir();

@@ -44,7 +44,10 @@ fn show(kept: Option<scenes::Keep<'_>>) -> bool {
         let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
         *lock() = Some(format!("{}{place}", message(info.payload())));
     }));
-    let screen = Screen::new(std::io::stdout().is_terminal(), std::env::var_os("NO_COLOR").is_some());
+    let screen = Screen::new(
+        std::io::stdout().is_terminal(),
+        std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
+    );
     let finished = catch_unwind(AssertUnwindSafe(|| scenes::play(&screen, kept)));
     let _ = std::panic::take_hook();
     if finished.is_err() {

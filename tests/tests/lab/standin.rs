@@ -114,6 +114,21 @@ fn the_watch_notices_a_leak() {
     }
 }
 
+/// With its tunnel gone, the instance sends to the vendor by the default route: the watch must say so.
+#[test]
+fn the_watch_notices_clear_text() {
+    let site = Site::new();
+    let mut lab = Topology::new(&site, Shape::Tun, Offload::On);
+    lab.nftables();
+    lab.pods[0].udp_exchange(0, VENDOR, b"through the tunnel").expect("an answer");
+    lab.watch.check();
+    lab.tunnel_down();
+    let _ = lab.pods[0].udp_exchange_within(Duration::from_millis(200), 0, VENDOR, b"in clear");
+    let complaints = lab.watch.complaints();
+    assert!(complaints.iter().any(|text| text.contains("in clear")), "{complaints:?}");
+    catch_unwind(AssertUnwindSafe(|| drop(lab))).expect_err("a lab with a leak fails");
+}
+
 /// A packet with a wrong checksum goes through a router unseen; the watch must say so.
 #[test]
 fn the_watch_notices_a_wrong_checksum() {
