@@ -20,6 +20,11 @@ pub struct Rewrite {
     pub vendor: u8,
 }
 
+impl Rewrite {
+    /// There is none.
+    pub const NONE: Self = Self { addr: Ip4::UNSPECIFIED, port: Port::new(0), addr_delta: 0, vendor: 0 };
+}
+
 /// A shared entry. Fields are read and written one at a time; none is ever borrowed, because another CPU
 /// may write it meanwhile. What must agree is checked ([`FlowRef::rewrite`]), the rest (timers, counters,
 /// TCP progress) may lose an update without harm.
@@ -66,6 +71,8 @@ impl<'a> FlowRef<'a> {
         bytes, set_bytes: u64;
         /// Packets translated.
         packets, set_packets: u64;
+        /// [`FlowKey::check`] of its key.
+        check, set_check: u16;
         /// This side's timer.
         expires, set_expires: Moment;
         /// Bits of [`crate::layout::flow::sent`].
@@ -130,9 +137,30 @@ impl<'a> FlowRef<'a> {
                 (&raw const (*entry).check).read_volatile(),
             )
         };
-        let sound = check == key.check()
-            && self.byte(core::mem::offset_of!(FlowEntry, direction)) == direction as u8;
+        let sound =
+            check == key.check() && self.byte(core::mem::offset_of!(FlowEntry, direction)) == direction as u8;
         sound.then_some(Rewrite { addr, port, addr_delta, vendor })
+    }
+
+    /// Makes this the beginning of a new entry: everything that is not said here is 0.
+    #[inline(always)]
+    pub fn begin(&self, vendor: u8, phase: Phase, expires: Moment, created: Moment, stamp: u16) {
+        let entry = FlowEntry { vendor, phase, expires, created, stamp, ..FlowEntry::EMPTY };
+        // SAFETY: `new` vouches for the memory.
+        unsafe { self.entry.as_ptr().write(entry) }
+    }
+
+    /// Writes which way the entry translates, and to what.
+    #[inline(always)]
+    pub fn set_rewrite(&self, direction: Direction, addr: Ip4, port: Port, addr_delta: u16) {
+        let entry = self.entry.as_ptr();
+        // SAFETY: `new` vouches for the memory; the values written are valid.
+        unsafe {
+            (&raw mut (*entry).direction).write(direction);
+            (&raw mut (*entry).new_addr).write(addr);
+            (&raw mut (*entry).new_port).write(port);
+            (&raw mut (*entry).addr_delta).write(addr_delta);
+        }
     }
 
     /// Changes this side's timer from `seen` to `to` unless somebody else has changed it meanwhile; true if

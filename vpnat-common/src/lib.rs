@@ -15,6 +15,7 @@ pub mod addr;
 pub mod checksum;
 pub mod engine;
 pub mod flow_ref;
+pub mod ip_options;
 pub mod layout;
 pub mod packet;
 pub mod ports;

@@ -1,12 +1,11 @@
 //! Packets as the engine sees them, and the headers it reads.
 
-use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::Ipv4Hdr;
-use network_types::udp::UdpHdr;
 
 use crate::addr::{Ip4, Port};
 use crate::layout::flow::{Direction, FlowKey, protocol};
 use crate::layout::outcome::Outcome;
+use crate::tcp::Segment;
 
 /// Something that can be copied out of and into a packet.
 ///
@@ -19,11 +18,7 @@ unsafe impl<const N: usize> Wire for [u8; N] {}
 // SAFETY: `repr(C)` structs of bytes and byte arrays.
 unsafe impl Wire for Ipv4Hdr {}
 // SAFETY: as above.
-unsafe impl Wire for UdpHdr {}
-// SAFETY: as above.
-unsafe impl Wire for Icmpv4Hdr {}
-// SAFETY: as above.
-unsafe impl Wire for TcpHead {}
+unsafe impl Wire for TcpRest {}
 
 /// A packet under a program's hand. Offsets count bytes from the start of the IP header.
 pub trait Packet {
@@ -56,16 +51,10 @@ pub trait Packet {
     fn change_checksum(&mut self, at: usize, addr_delta: u16, port_delta: u16, optional: bool) -> bool;
 }
 
-/// TCP's header without options (RFC 9293 section 3.1).
+/// TCP's header from the acknowledgement number on, without options (RFC 9293 section 3.1).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct TcpHead {
-    /// Source port, network byte order.
-    pub src: [u8; 2],
-    /// Destination port, network byte order.
-    pub dst: [u8; 2],
-    /// Sequence number, network byte order.
-    pub seq: [u8; 4],
+pub struct TcpRest {
     /// Acknowledgement number, network byte order.
     pub ack: [u8; 4],
     /// Data offset in the upper half, in 32-bit words.
@@ -78,21 +67,6 @@ pub struct TcpHead {
     pub check: [u8; 2],
     /// Urgent pointer.
     pub urgent: [u8; 2],
-}
-
-impl TcpHead {
-    /// Where there is none.
-    pub const NONE: Self = Self {
-        src: [0; 2],
-        dst: [0; 2],
-        seq: [0; 4],
-        ack: [0; 4],
-        data_offset: 0,
-        flags: 0,
-        window: [0; 2],
-        check: [0; 2],
-        urgent: [0; 2],
-    };
 }
 
 /// Where things lie in an IPv4 header (RFC 791), bytes.
@@ -121,6 +95,10 @@ pub mod transport {
     pub const SRC_PORT: usize = 0;
     /// Offset of the destination port in TCP and UDP.
     pub const DST_PORT: usize = 2;
+    /// Offset of [`super::TcpRest`] in TCP.
+    pub const TCP_REST: usize = 8;
+    /// Length of TCP's header without options.
+    pub const TCP_LEN: usize = 20;
     /// Offset of TCP's checksum.
     pub const TCP_CHECK: usize = 16;
     /// Offset of UDP's checksum.
@@ -129,22 +107,6 @@ pub mod transport {
     pub const ICMP_CHECK: usize = 2;
     /// Offset of an ICMP query's identifier.
     pub const ICMP_ID: usize = 4;
-}
-
-/// IP option types (RFC 791 section 3.1).
-pub mod option {
-    /// End of the list.
-    pub const END: u8 = 0;
-    /// No operation.
-    pub const NOP: u8 = 1;
-    /// Record route.
-    pub const RECORD_ROUTE: u8 = 7;
-    /// Internet timestamp.
-    pub const TIMESTAMP: u8 = 68;
-    /// Loose source and record route.
-    pub const LOOSE_SOURCE_ROUTE: u8 = 131;
-    /// Strict source and record route.
-    pub const STRICT_SOURCE_ROUTE: u8 = 137;
 }
 
 /// ICMP types (RFC 792).
@@ -222,34 +184,6 @@ impl Ip {
         })
     }
 
-    /// Whether the header holds an option that names addresses, which a translator would have to rewrite, or
-    /// one that cannot be read (RFC 7126: such packets are dropped).
-    #[inline(always)]
-    pub fn has_refused_option<P: Packet>(&self, packet: &P) -> bool {
-        let mut at = ipv4::LEN;
-        while at < self.header_len {
-            let Some([kind]) = packet.load_at::<[u8; 1]>(at) else { return true };
-            match kind {
-                option::END => return false,
-                option::NOP => {
-                    at += 1;
-                    continue;
-                }
-                option::RECORD_ROUTE
-                | option::TIMESTAMP
-                | option::LOOSE_SOURCE_ROUTE
-                | option::STRICT_SOURCE_ROUTE => return true,
-                _ => {}
-            }
-            let Some([len]) = packet.load_at::<[u8; 1]>(at + 1) else { return true };
-            if len < 2 {
-                return true;
-            }
-            at += len as usize;
-        }
-        false
-    }
-
     /// Whether it is any part of a fragmented datagram.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
@@ -283,8 +217,8 @@ pub struct Subject {
     pub key: FlowKey,
     /// What it is.
     pub kind: Kind,
-    /// TCP's header; all zero for the others.
-    pub tcp: TcpHead,
+    /// TCP's segment; empty for the others.
+    pub tcp: Segment,
 }
 
 /// Why a packet cannot belong to a flow by itself.
@@ -313,40 +247,48 @@ impl Subject {
         const BAD: NoSubject = NoSubject::Refused(Outcome::BadHeader);
         let at = ip.header_len;
         let room = ip.total_len - ip.header_len as u32;
-        let subject = |src, dst, kind| Self { key: key(ip, src, dst), kind, tcp: TcpHead::NONE };
+        // All three transports fill eight bytes, and have what tells flows apart in them.
+        let head: [u8; 8] = if PLAIN { packet.load(ipv4::LEN) } else { packet.load_at(at) }.ok_or(BAD)?;
+        if room < 8 {
+            return Err(BAD);
+        }
+        let (src, dst) = ([head[0], head[1]], [head[2], head[3]]);
         match ip.protocol {
             protocol::TCP => {
-                let tcp: TcpHead = head::<P, _, PLAIN>(packet, at)?;
-                let header_len = (tcp.data_offset >> 4) as u32 * 4;
-                if header_len < 20 || header_len > room || tcp.dst == [0, 0] {
+                let rest: TcpRest = if PLAIN {
+                    packet.load(ipv4::LEN + transport::TCP_REST)
+                } else {
+                    packet.load_at(at + transport::TCP_REST)
+                }
+                .ok_or(BAD)?;
+                let header_len = (rest.data_offset >> 4) as u32 * 4;
+                if header_len < 20 || header_len > room || dst == [0, 0] {
                     return Err(BAD);
                 }
-                Ok(Self { key: key(ip, tcp.src, tcp.dst), kind: Kind::Tcp, tcp })
+                let seq = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+                let tcp = Segment::new(seq, &rest, room);
+                Ok(Self { key: key(ip, src, dst), kind: Kind::Tcp, tcp })
             }
             protocol::UDP => {
-                let head: UdpHdr = head::<P, _, PLAIN>(packet, at)?;
-                let len = u16::from_be_bytes(head.len) as u32;
+                let len = u16::from_be_bytes([head[4], head[5]]) as u32;
                 // The length of a first fragment is that of the whole datagram, and of a GSO packet may be 0.
                 let fits = len <= room || ip.is_fragment();
-                if room < 8 || (len != 0 && len < 8) || !fits || head.dst == [0, 0] {
+                if (len != 0 && len < 8) || !fits || dst == [0, 0] {
                     return Err(BAD);
                 }
-                Ok(subject(head.src, head.dst, Kind::Udp))
+                Ok(Self { key: key(ip, src, dst), kind: Kind::Udp, tcp: Segment::NONE })
             }
             protocol::ICMP => {
-                let head: Icmpv4Hdr = head::<P, _, PLAIN>(packet, at)?;
-                if room < 8 {
-                    return Err(BAD);
-                }
-                let id = [head.data[0], head.data[1]];
-                match head.type_ {
-                    icmp::ECHO | icmp::TIMESTAMP => Ok(subject(id, [0, 0], Kind::Query)),
-                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY => Ok(subject([0, 0], id, Kind::Reply)),
+                let id = [head[4], head[5]];
+                let (src, dst, kind) = match head[0] {
+                    icmp::ECHO | icmp::TIMESTAMP => (id, [0, 0], Kind::Query),
+                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY => ([0, 0], id, Kind::Reply),
                     icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => {
-                        Err(NoSubject::IcmpError)
+                        return Err(NoSubject::IcmpError);
                     }
-                    _ => Err(NoSubject::Refused(Outcome::IcmpTypeRefused)),
-                }
+                    _ => return Err(NoSubject::Refused(Outcome::IcmpTypeRefused)),
+                };
+                Ok(Self { key: key(ip, src, dst), kind, tcp: Segment::NONE })
             }
             _ => Err(NoSubject::Refused(Outcome::ProtocolUnsupported)),
         }
@@ -360,12 +302,6 @@ impl Subject {
             Direction::Inbound => self.key.dst_port,
         }
     }
-}
-
-#[inline(always)]
-fn head<P: Packet, H: Wire, const PLAIN: bool>(packet: &P, at: usize) -> Result<H, NoSubject> {
-    let head = if PLAIN { packet.load(ipv4::LEN) } else { packet.load_at(at) };
-    head.ok_or(NoSubject::Refused(Outcome::BadHeader))
 }
 
 #[inline(always)]

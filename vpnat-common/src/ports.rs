@@ -19,6 +19,9 @@ pub struct Search {
 }
 
 impl Search {
+    /// A search that has not begun.
+    pub const NONE: Self = Self { preferred: Port::new(0), first: 0, span: 0, start: 0 };
+
     /// Tries `preferred` first if it lies in `min..=max`; `random` is a fresh random number.
     #[inline(always)]
     pub const fn new(preferred: Port, min: Port, max: Port, random: u32) -> Self {

@@ -6,7 +6,7 @@
 
 use crate::flow_ref::FlowRef;
 use crate::layout::flow::{Direction, Phase, sent};
-use crate::packet::TcpHead;
+use crate::packet::TcpRest;
 
 /// TCP's control bits (RFC 9293 section 3.1).
 pub mod flags {
@@ -23,8 +23,6 @@ pub mod flags {
 /// A segment, as much of it as tracking needs. Host byte order.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
-    /// Control bits.
-    pub flags: u8,
     /// Sequence number of the first byte.
     pub seq: u32,
     /// Sequence number after the last, SYN and FIN counted.
@@ -33,21 +31,29 @@ pub struct Segment {
     pub ack: u32,
     /// Window, not scaled.
     pub window: u16,
+    /// Control bits.
+    pub flags: u8,
+    /// Header length, bytes.
+    pub header_len: u8,
 }
 
 impl Segment {
-    /// The segment with `head` in a packet with `transport_len` bytes after the IP header.
+    /// Where there is none.
+    pub const NONE: Self = Self { seq: 0, seq_end: 0, ack: 0, window: 0, flags: 0, header_len: 0 };
+
+    /// The segment that starts with `seq` and goes on with `rest`, `transport_len` bytes with its header.
     #[inline(always)]
-    pub const fn new(head: &TcpHead, transport_len: u32) -> Self {
-        let seq = u32::from_be_bytes(head.seq);
-        let payload = transport_len.wrapping_sub((head.data_offset >> 4) as u32 * 4);
-        let phantom = (head.flags & flags::SYN != 0) as u32 + (head.flags & flags::FIN != 0) as u32;
+    pub const fn new(seq: u32, rest: &TcpRest, transport_len: u32) -> Self {
+        let header_len = (rest.data_offset >> 4) * 4;
+        let payload = transport_len.wrapping_sub(header_len as u32);
+        let phantom = (rest.flags & flags::SYN != 0) as u32 + (rest.flags & flags::FIN != 0) as u32;
         Self {
-            flags: head.flags,
             seq,
             seq_end: seq.wrapping_add(payload).wrapping_add(phantom),
-            ack: u32::from_be_bytes(head.ack),
-            window: u16::from_be_bytes(head.window),
+            ack: u32::from_be_bytes(rest.ack),
+            window: u16::from_be_bytes(rest.window),
+            flags: rest.flags,
+            header_len,
         }
     }
 

@@ -1,5 +1,6 @@
 //! TCP options (RFC 9293 section 3.2), as far as a NAT needs them.
 
+use crate::engine::tables::{Round, Tables};
 use crate::packet::Packet;
 
 mod kind {
@@ -10,7 +11,7 @@ mod kind {
 }
 
 /// Options looked at, at most: 40 bytes hold no more that are not padding.
-const MOST: usize = 16;
+const MOST: u32 = 16;
 
 /// What the options of one segment say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,41 +22,50 @@ pub struct TcpOptions {
     pub ts_val: u32,
 }
 
+struct Reading<'a, P> {
+    packet: &'a P,
+    at: usize,
+    end: usize,
+    options: TcpOptions,
+}
+
+impl<P: Packet> Round for Reading<'_, P> {
+    #[inline(always)]
+    fn round(&mut self, _: u32) -> bool {
+        if self.at + 2 > self.end {
+            return true;
+        }
+        let Some([kind, len]) = self.packet.load_at::<[u8; 2]>(self.at) else { return true };
+        match kind {
+            kind::END => return true,
+            kind::NOP => {
+                self.at += 1;
+                return false;
+            }
+            kind::WINDOW_SCALE if len == 3 => {
+                if let Some([scale]) = self.packet.load_at::<[u8; 1]>(self.at + 2) {
+                    self.options.window_scale = scale.min(crate::tcp::MAX_WINDOW_SCALE);
+                }
+            }
+            kind::TIMESTAMPS if len == 10 => {
+                if let Some(value) = self.packet.load_at::<[u8; 4]>(self.at + 2) {
+                    self.options.ts_val = u32::from_be_bytes(value);
+                }
+            }
+            _ => {}
+        }
+        self.at += len as usize;
+        len < 2
+    }
+}
+
 impl TcpOptions {
     /// Reads the options between `at` and `end`, bytes from the start of the IP header. A malformed list
     /// ends the reading; what was understood until then counts.
     #[inline(always)]
-    pub fn read<P: Packet>(packet: &P, at: usize, end: usize) -> Self {
-        let mut options = Self::default();
-        let mut at = at;
-        for _ in 0..MOST {
-            if at + 2 > end {
-                break;
-            }
-            let Some([kind, len]) = packet.load_at::<[u8; 2]>(at) else { break };
-            match kind {
-                kind::END => break,
-                kind::NOP => {
-                    at += 1;
-                    continue;
-                }
-                kind::WINDOW_SCALE if len == 3 => {
-                    if let Some([scale]) = packet.load_at::<[u8; 1]>(at + 2) {
-                        options.window_scale = scale.min(crate::tcp::MAX_WINDOW_SCALE);
-                    }
-                }
-                kind::TIMESTAMPS if len == 10 => {
-                    if let Some(value) = packet.load_at::<[u8; 4]>(at + 2) {
-                        options.ts_val = u32::from_be_bytes(value);
-                    }
-                }
-                _ => {}
-            }
-            if len < 2 {
-                break;
-            }
-            at += len as usize;
-        }
-        options
+    pub fn read<T: Tables, P: Packet>(tables: &T, packet: &P, at: usize, end: usize) -> Self {
+        let mut reading = Reading { packet, at, end, options: Self::default() };
+        tables.repeat(MOST, &mut reading);
+        reading.options
     }
 }

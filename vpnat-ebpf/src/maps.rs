@@ -23,6 +23,11 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 524_288> = HashMap::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 16_384> = LruHashMap::new();
 
+/// Where a new flow's entry is put together: the stack has no room for it. Not pinned; nothing in it outlives
+/// a program's run.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<FlowEntry, 1> = PerCpuArray::new();
+
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 

@@ -2,9 +2,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
-};
+use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use vpnat_common::packet::{Packet, Wire};
 
@@ -16,13 +14,27 @@ pub struct Skb<'a, const L2: usize> {
     context: &'a TcContext,
 }
 
+/// Where the directly readable part of the packet lies. Helpers move it, so this is asked each time.
+#[inline(always)]
+fn bounds(context: &TcContext) -> (usize, usize) {
+    let skb = context.skb.skb;
+    // SAFETY: the context is that of the running program. Volatile, or the compiler may pass these 32-bit
+    // fields on as numbers, and the verifier forgets that they are pointers.
+    unsafe {
+        (
+            (&raw const (*skb).data).read_volatile() as usize,
+            (&raw const (*skb).data_end).read_volatile() as usize,
+        )
+    }
+}
+
 impl<'a, const L2: usize> Skb<'a, L2> {
     /// Wraps the program's packet and makes its first `header` bytes from the IP header on readable in
     /// place, if it has as many.
     #[inline(always)]
     pub fn new(context: &'a TcContext, header: usize) -> Self {
-        let linear = context.data_end().wrapping_sub(context.data());
-        if linear < L2 + header {
+        let (start, end) = bounds(context);
+        if end.wrapping_sub(start) < L2 + header {
             // A failure shows when the header is read.
             // SAFETY: the context is that of the running program.
             unsafe { bpf_skb_pull_data(context.skb.skb, (L2 + header) as u32) };
@@ -32,8 +44,9 @@ impl<'a, const L2: usize> Skb<'a, L2> {
 
     #[inline(always)]
     fn place<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.context.data() + L2 + offset;
-        if start + size_of::<T>() > self.context.data_end() {
+        let (start, end) = bounds(self.context);
+        let start = start + L2 + offset;
+        if start + size_of::<T>() > end {
             return None;
         }
         Some(start as *mut T)

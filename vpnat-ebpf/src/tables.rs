@@ -4,21 +4,22 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup};
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_loop};
 use vpnat_common::addr::Ip4;
-use vpnat_common::engine::tables::{Refused, Route, RouteQuery, Tables};
+use vpnat_common::engine::Decision;
+use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
 use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::layout::clock::{Moment, Settings};
-use vpnat_common::layout::device::{Device, XdpPort};
+use vpnat_common::layout::device::Device;
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-use vpnat_common::layout::outcome::{Hook, Outcome, counter_index};
+use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::vendor::{
     EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, VendorPolicy,
 };
 
 use crate::maps::{
-    CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, SETTINGS, SOURCES, VENDOR_PREFIXES,
-    VENDORS, XDP_PORTS,
+    CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, SCRATCH, SETTINGS, SOURCES,
+    VENDOR_PREFIXES, VENDORS,
 };
 
 const EEXIST: i32 = -17;
@@ -50,7 +51,21 @@ impl Kernel {
     }
 }
 
+/// What `bpf_loop` calls.
+extern "C" fn call_round<R: Round>(index: u32, rounds: *mut c_void) -> i64 {
+    // SAFETY: `repeat` passes its own `rounds`, which nobody else uses meanwhile.
+    i64::from(unsafe { &mut *rounds.cast::<R>() }.round(index))
+}
+
 impl Tables for Kernel {
+    #[inline(always)]
+    fn repeat<R: Round>(&self, times: u32, rounds: &mut R) {
+        // SAFETY: the callback has the helper's signature, and its context outlives the call.
+        unsafe {
+            bpf_loop(times, call_round::<R> as *const () as *mut c_void, (&raw mut *rounds).cast(), 0);
+        }
+    }
+
     #[inline(always)]
     fn settings(&self) -> Settings {
         match SETTINGS.get(0) {
@@ -85,6 +100,21 @@ impl Tables for Kernel {
             Ok(()) => Ok(()),
             Err(EEXIST) => Err(Refused::Exists),
             Err(_) => Err(Refused::Full),
+        }
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<FlowRef<'_>> {
+        let entry = NonNull::new(SCRATCH.get_ptr_mut(0)?)?;
+        // SAFETY: a value of SCRATCH stays readable and writable until the program ends.
+        Some(unsafe { FlowRef::new(entry) })
+    }
+
+    #[inline(always)]
+    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
+        match SCRATCH.get(0) {
+            Some(entry) => self.insert_flow(key, entry),
+            None => Err(Refused::Full),
         }
     }
 
@@ -134,11 +164,6 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn xdp_port(&self, slot: u8) -> Option<XdpPort> {
-        XDP_PORTS.get(slot as u32).copied()
-    }
-
-    #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Route {
         // SAFETY: integers and byte arrays only; all zero is what the helper expects of unused fields.
         let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
@@ -148,9 +173,8 @@ impl Tables for Kernel {
         lookup.__bindgen_anon_3.ipv4_src = query.src.to_ne();
         lookup.__bindgen_anon_4.ipv4_dst = query.dst.to_ne();
         // SAFETY: the context is that of the running program, the parameters are as long as stated.
-        let result = unsafe {
-            bpf_fib_lookup(self.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0)
-        };
+        let result =
+            unsafe { bpf_fib_lookup(self.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
         match result {
             fib::SUCCESS => Route::Ready {
                 ifindex: lookup.ifindex,
@@ -167,8 +191,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn count(&self, vendor: u8, hook: Hook, outcome: Outcome, bytes: u32) {
-        if let Some(count) = COUNTERS.get_ptr_mut(counter_index(vendor, hook, outcome)) {
+    fn count(&self, decision: Decision, hook: Hook, bytes: u32) {
+        if let Some(count) = COUNTERS.get_ptr_mut(decision.counter(hook)) {
             // SAFETY: this CPU's own counter; programs of one CPU do not interrupt each other here.
             unsafe {
                 (*count).packets += 1;

@@ -4,11 +4,11 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use vpnat_common::engine::tables::Tables as _;
 use vpnat_common::engine::ingress::restore;
+use vpnat_common::engine::tables::Tables as _;
 use vpnat_common::engine::{Decision, egress};
 use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
-use vpnat_common::layout::outcome::{Fate, Hook, Outcome};
+use vpnat_common::layout::outcome::{Hook, Outcome};
 use vpnat_common::packet::{Packet as _, ipv4};
 
 use crate::skb::Skb;
@@ -35,16 +35,10 @@ fn run<const L2: usize>(
     let kernel = Kernel::new(context.as_ptr(), ifindex);
     let mut packet = Skb::<L2>::new(context, ipv4::LEN);
     let bytes = packet.len();
-    let decision = if protocol == ETH_P_IP {
-        decide(&kernel, &mut packet)
-    } else {
-        Decision::nobody(Outcome::NotOurs)
-    };
-    kernel.count(decision.vendor, hook, decision.outcome, bytes);
-    match decision.outcome.fate() {
-        Fate::Dropped => TC_ACT_SHOT,
-        Fate::Translated | Fate::Passed => TC_ACT_UNSPEC,
-    }
+    let decision =
+        if protocol == ETH_P_IP { decide(&kernel, &mut packet) } else { Decision::nobody(Outcome::NotOurs) };
+    kernel.count(decision, hook, bytes);
+    if decision.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
 macro_rules! programs {
@@ -61,18 +55,14 @@ macro_rules! programs {
 
 #[inline(always)]
 fn ingress<const L2: usize, const ROLES: u8>(context: &TcContext) -> i32 {
-    run::<L2>(context, Hook::TcIngress, |kernel, packet| {
-        restore::<_, _, ROLES>(kernel, packet)
-    })
+    run::<L2>(context, Hook::TcIngress, |kernel, packet| restore::<_, _, ROLES>(kernel, packet))
 }
 
 #[inline(always)]
 fn egress_outside<const L2: usize>(context: &TcContext) -> i32 {
     // SAFETY: the context is that of the running program.
     let ingress_ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
-    run::<L2>(context, Hook::TcEgress, |kernel, packet| {
-        egress::translate(kernel, packet, ingress_ifindex)
-    })
+    run::<L2>(context, Hook::TcEgress, |kernel, packet| egress::translate(kernel, packet, ingress_ifindex))
 }
 
 #[inline(always)]

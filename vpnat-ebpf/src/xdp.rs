@@ -6,14 +6,14 @@ use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use vpnat_common::checksum::{self, Sum};
-use vpnat_common::engine::fast;
-use vpnat_common::engine::tables::Tables as _;
 use vpnat_common::engine::Decision;
+use vpnat_common::engine::fast;
+use vpnat_common::engine::tables::{Link, Tables as _};
 use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
-use vpnat_common::layout::outcome::{Fate, Hook, Outcome};
+use vpnat_common::layout::outcome::{Hook, Outcome};
 use vpnat_common::packet::{Packet, Wire};
 
-use crate::maps::XDP_DEVICES;
+use crate::maps::{XDP_DEVICES, XDP_PORTS};
 use crate::tables::Kernel;
 
 /// Length of an Ethernet header.
@@ -21,17 +21,31 @@ const ETHERNET: usize = 14;
 /// Offset of its type field.
 const ETHER_TYPE: usize = 12;
 
-/// A frame in the driver's memory.
+/// A frame in the driver's memory. No helper that is called here moves it, so its bounds hold throughout.
 struct Frame<'a> {
     context: &'a XdpContext,
+    start: usize,
+    end: usize,
+    /// How it leaves, once that is decided.
+    action: u32,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    #[inline(always)]
+    fn new(context: &'a XdpContext) -> Self {
+        let md = context.ctx;
+        // SAFETY: the context is that of the running program. Volatile, or the compiler may pass these 32-bit
+        // fields on as numbers, and the verifier forgets that they are pointers.
+        let (start, end) =
+            unsafe { ((&raw const (*md).data).read_volatile(), (&raw const (*md).data_end).read_volatile()) };
+        Self { context, start: start as usize, end: end as usize, action: xdp_action::XDP_DROP }
+    }
+
     /// What lies at `offset` from the start of the frame.
     #[inline(always)]
     fn place<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.context.data() + offset;
-        if start + size_of::<T>() > self.context.data_end() {
+        let start = self.start + offset;
+        if start + size_of::<T>() > self.end {
             return None;
         }
         Some(start as *mut T)
@@ -41,19 +55,6 @@ impl Frame<'_> {
     fn is_ipv4(&self) -> bool {
         // SAFETY: `place` has checked the bounds.
         self.place::<[u8; 2]>(ETHER_TYPE).is_some_and(|place| unsafe { *place } == [0x08, 0x00])
-    }
-
-    /// Writes both Ethernet addresses.
-    #[inline(always)]
-    fn address(&mut self, dst: [u8; 6], src: [u8; 6]) -> bool {
-        match self.place::<[[u8; 6]; 2]>(0) {
-            Some(place) => {
-                // SAFETY: `place` has checked the bounds.
-                unsafe { place.write_unaligned([dst, src]) };
-                true
-            }
-            None => false,
-        }
     }
 }
 
@@ -99,7 +100,7 @@ impl Packet for Frame<'_> {
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        (self.context.data_end() - self.context.data()).wrapping_sub(ETHERNET) as u32
+        (self.end - self.start).wrapping_sub(ETHERNET) as u32
     }
 
     #[inline(always)]
@@ -117,48 +118,51 @@ impl Packet for Frame<'_> {
     }
 }
 
+impl Link for Frame<'_> {
+    #[inline(always)]
+    fn reserve(&mut self, slot: u8) -> bool {
+        let Some(port) = XDP_PORTS.get(slot as u32) else { return false };
+        if port.ifindex == self.context.ingress_ifindex() as u32 {
+            self.action = xdp_action::XDP_TX;
+            return true;
+        }
+        match XDP_DEVICES.redirect(slot as u32, 0) {
+            Ok(action) => {
+                self.action = action;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    #[inline(always)]
+    fn address(&mut self, slot: u8, mac: [u8; 6]) -> bool {
+        let (Some(port), Some(place)) = (XDP_PORTS.get(slot as u32), self.place::<[[u8; 6]; 2]>(0)) else {
+            return false;
+        };
+        // SAFETY: `place` has checked the bounds.
+        unsafe { place.write_unaligned([mac, port.mac]) };
+        true
+    }
+}
+
 #[inline(always)]
 fn run<const ROLES: u8>(context: &XdpContext) -> u32 {
     let kernel = Kernel::new(context.as_ptr(), context.ingress_ifindex() as u32);
-    let mut frame = Frame { context };
-    if !frame.is_ipv4() {
-        return end(&kernel, Decision::nobody(Outcome::NotOurs), frame.len());
-    }
-    let plan = match fast::plan::<_, _, ROLES>(&kernel, &frame) {
-        Ok(plan) => plan,
-        Err(decision) => return end(&kernel, decision, frame.len()),
-    };
-    let slot = plan.next_hop.slot;
-    let Some(port) = kernel.xdp_port(slot) else {
-        return end(&kernel, Decision { outcome: Outcome::ToStackRoute, ..plan.decision() }, plan.bytes());
-    };
-    // Asked before anything is written: a device that is gone leaves the packet to the stack, unchanged.
-    let action = if port.ifindex == context.ingress_ifindex() as u32 {
-        xdp_action::XDP_TX
+    let mut frame = Frame::new(context);
+    let bytes = frame.len();
+    let decision = if frame.is_ipv4() {
+        fast::forward::<_, _, ROLES>(&kernel, &mut frame)
     } else {
-        match XDP_DEVICES.redirect(slot as u32, 0) {
-            Ok(action) => action,
-            Err(_) => {
-                let decision = Decision { outcome: Outcome::ToStackRoute, ..plan.decision() };
-                return end(&kernel, decision, plan.bytes());
-            }
-        }
+        Decision::nobody(Outcome::NotOurs)
     };
-    if !plan.carry_out(&mut frame) || !frame.address(plan.next_hop.mac, port.mac) {
-        return end(&kernel, Decision { outcome: Outcome::Unfinished, ..plan.decision() }, plan.bytes());
-    }
-    let decision = plan.decision();
-    kernel.count(decision.vendor, Hook::Xdp, decision.outcome, plan.bytes());
-    action
-}
-
-/// Counts a packet that is not translated here, and gives the verdict.
-#[inline(always)]
-fn end(kernel: &Kernel, decision: Decision, bytes: u32) -> u32 {
-    kernel.count(decision.vendor, Hook::Xdp, decision.outcome, bytes);
-    match decision.outcome.fate() {
-        Fate::Passed => xdp_action::XDP_PASS,
-        Fate::Dropped | Fate::Translated => xdp_action::XDP_DROP,
+    kernel.count(decision, Hook::Xdp, bytes);
+    if decision.is_drop() {
+        xdp_action::XDP_DROP
+    } else if decision.is_translated() {
+        frame.action
+    } else {
+        xdp_action::XDP_PASS
     }
 }
 

@@ -2,183 +2,156 @@
 //! to the stack and the TC hooks, unchanged.
 
 use super::egress::is_egress_of;
-use super::session::{self, Standing};
-use super::tables::{Route, RouteQuery, Tables};
-use super::{Clock, Decision, flows};
-use crate::addr::{Ip4, Port};
+use super::session::{self, Admission, Standing, Step};
+use super::tables::{Link, NextHop, Route, RouteQuery, Tables};
+use super::{Clock, Decision, flows, rewrite};
 use crate::checksum::{self, Sum};
-use crate::flow_ref::{FlowRef, Rewrite};
 use crate::layout::device::role;
 use crate::layout::flow::Direction;
 use crate::layout::outcome::Outcome;
 use crate::packet::{Ip, Packet, Subject, ipv4};
 
-/// Where a packet leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NextHop {
-    /// XDP slot of the device.
-    pub slot: u8,
-    /// Ethernet address of the neighbour.
-    pub mac: [u8; 6],
-    /// Largest packet it takes, bytes.
-    pub mtu: u16,
-}
-
-/// A packet that XDP can finish: everything is decided, nothing is written yet.
-#[derive(Clone, Copy)]
-pub struct Plan<'a> {
-    ip: Ip,
-    subject: Subject,
-    direction: Direction,
-    to: Rewrite,
-    entry: Option<FlowRef<'a>>,
-    /// Where it goes.
-    pub next_hop: NextHop,
-}
-
-impl Plan<'_> {
-    /// How the packet ends if the plan is carried out.
-    #[inline(always)]
-    pub const fn decision(&self) -> Decision {
-        let outcome = match self.direction {
-            Direction::Outbound => Outcome::Outbound,
-            Direction::Inbound => Outcome::Inbound,
-        };
-        Decision::of(self.to.vendor, outcome)
-    }
-
-    /// Bytes of the packet from the IP header on.
-    #[inline(always)]
-    pub const fn bytes(&self) -> u32 {
-        self.ip.total_len
-    }
-
-    /// Translates the packet and takes one from its TTL, as a router does. False if it could not be finished:
-    /// it must be dropped then.
-    #[inline(always)]
-    #[must_use]
-    pub fn carry_out<P: Packet>(&self, packet: &mut P) -> bool {
-        if let Some(entry) = &self.entry {
-            entry.count(self.ip.total_len);
-        }
-        // TTL and protocol share a word of the header checksum.
-        let word = |ttl: u8| u16::from_ne_bytes([ttl, self.ip.protocol]);
-        let ttl = self.ip.ttl.wrapping_sub(1);
-        let ttl_delta = checksum::delta16(word(self.ip.ttl), word(ttl));
-        let ip = Ip { check: checksum::apply(self.ip.check, Sum(ttl_delta as u32)), ..self.ip };
-        packet.store(ipv4::TTL, [ttl]) && session::translate(packet, &ip, &self.subject, self.direction, &self.to)
-    }
-}
-
-/// Decides on a packet that arrived on a device with the parts `ROLES`.
-///
-/// # Errors
-/// How the packet ends if there is nothing to carry out: passed on unchanged, or dropped.
+/// A packet that arrived on a device with the parts `ROLES` (bits of [`role`]).
 #[inline(always)]
-pub fn plan<'t, T: Tables, P: Packet, const ROLES: u8>(
-    tables: &'t T,
-    packet: &P,
-) -> Result<Plan<'t>, Decision> {
-    let shape = Decision::nobody(Outcome::ToStackShape);
+pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
+    let mut admission = Admission::NONE;
+    let mut step = translate::<T, P, ROLES>(tables, packet, false);
+    if step == Step::STALE {
+        admission.preferred = flows::port_of(tables, packet);
+        step = match session::renew(tables, packet, true) {
+            Standing::Current if keep_next_hop(tables, packet) => {
+                translate::<T, P, ROLES>(tables, packet, false)
+            }
+            Standing::Current => Step::done(Decision::nobody(Outcome::ToStackRoute)),
+            Standing::Over => Step::MISS,
+            Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
+        };
+    }
+    if step == Step::CONTROL {
+        // Only a pair can take note; renewing completes it.
+        step = if session::follow(tables, packet) || session::renew(tables, packet, true) == Standing::Current
+        {
+            translate::<T, P, ROLES>(tables, packet, true)
+        } else {
+            Step::done(Decision::nobody(Outcome::EntryInvalid))
+        };
+    }
+    if step != Step::MISS {
+        return step.ended();
+    }
+    let admitted = admit::<T, P, ROLES>(tables, packet, &mut admission);
+    if !admitted.is_translated() {
+        return admitted;
+    }
+    let opened = session::open(tables, packet, admitted.vendor(), &admission);
+    if !opened.is_translated() {
+        return opened;
+    }
+    translate::<T, P, ROLES>(tables, packet, true).ended()
+}
+
+/// Translates a packet that belongs to a flow and hands it to its next hop. `followed` says that its
+/// connection has taken note of it. Everything is checked before anything is written.
+#[inline(never)]
+fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, followed: bool) -> Step {
+    let stack = |outcome| Step::done(Decision::nobody(outcome));
     // Bad headers too: the stack drops and counts them.
-    let mut ip = Ip::read(packet).map_err(|_| shape)?;
+    let Ok(mut ip) = Ip::read(packet) else { return stack(Outcome::ToStackShape) };
     if ip.header_len != ipv4::LEN || ip.is_fragment() || !header_checksum_holds(packet) {
-        return Err(shape);
+        return stack(Outcome::ToStackShape);
     }
     // Known by now; said so that offsets become constants.
     ip.header_len = ipv4::LEN;
-    let subject = Subject::read::<P, true>(packet, &ip).map_err(|_| shape)?;
-    let clock = Clock::read(tables);
-
-    let mut preferred = subject.key.src_port;
-    if let Some(entry) = tables.flow(&subject.key)
-        && let Some(direction) = entry.direction()
-        && let Some(to) = entry.rewrite(&subject.key, direction)
-    {
-        let expected = match direction {
-            Direction::Outbound => role::INSIDE,
-            Direction::Inbound => role::OUTSIDE,
-        };
-        if ROLES & expected == 0 {
-            return Err(Decision::of(to.vendor, Outcome::WrongSide));
-        }
-        if ip.ttl <= 1 {
-            return Err(Decision::of(to.vendor, Outcome::ToStackTtl));
-        }
-        let current = entry.stamp() == clock.stamp;
-        let standing = match current {
-            true => Standing::Current,
-            false => session::renew(tables, &clock, &subject, direction, &entry, &to, true),
-        };
-        match standing {
-            Standing::Current => {
-                if !current {
-                    keep_next_hop(tables, &ip, direction, &to, &entry);
-                }
-                let next_hop = NextHop { slot: entry.out_slot(), mac: entry.out_mac(), mtu: entry.mtu() };
-                check_way(&ip, &next_hop).map_err(|outcome| Decision::of(to.vendor, outcome))?;
-                session::follow(tables, &clock, packet, &ip, &subject, direction, &entry, &to);
-                return Ok(Plan { ip, subject, direction, to, entry: Some(entry), next_hop });
-            }
-            Standing::Over => preferred = to.port,
-            Standing::Invalid => return Err(Decision::of(to.vendor, Outcome::EntryInvalid)),
-        }
+    let Ok(subject) = Subject::read::<P, true>(packet, &ip) else { return stack(Outcome::ToStackShape) };
+    let key = subject.key;
+    let Some(entry) = tables.flow(&key) else { return Step::MISS };
+    let Some(direction) = entry.direction() else { return Step::MISS };
+    let Some(to) = entry.rewrite(&key, direction) else { return Step::MISS };
+    let ended = |outcome| Step::done(Decision::of(to.vendor, outcome));
+    let expected = match direction {
+        Direction::Outbound => role::INSIDE,
+        Direction::Inbound => role::OUTSIDE,
+    };
+    if ROLES & expected == 0 {
+        return ended(Outcome::WrongSide);
     }
-    let arrival = Arrival { ip: &ip, clock: &clock, subject: &subject, preferred };
-    let (to, next_hop) = first_packet::<T, P, ROLES>(tables, packet, &arrival)?;
-    Ok(Plan { ip, subject, direction: Direction::Outbound, to, entry: None, next_hop })
+    if ip.ttl <= 1 {
+        return ended(Outcome::ToStackTtl);
+    }
+    if entry.stamp() != Clock::read(tables).stamp {
+        return Step::STALE;
+    }
+    let next_hop = NextHop { slot: entry.out_slot(), mac: entry.out_mac(), mtu: entry.mtu() };
+    if let Err(outcome) = check_way(&ip, &next_hop) {
+        return ended(outcome);
+    }
+    if !followed && !session::note(&subject, entry) {
+        return Step::CONTROL;
+    }
+    // Asked before anything is written: a device that is gone leaves the packet to the stack, unchanged.
+    if !packet.reserve(next_hop.slot) {
+        return ended(Outcome::ToStackRoute);
+    }
+    entry.count(ip.total_len);
+
+    // TTL and protocol share a word of the header checksum.
+    let word = |ttl: u8| u16::from_ne_bytes([ttl, ip.protocol]);
+    let ttl = ip.ttl - 1;
+    let ttl_delta = checksum::delta16(word(ip.ttl), word(ttl));
+    ip.check = checksum::apply(ip.check, Sum(ttl_delta as u32));
+    let old = subject.rewritten_port(direction);
+    let done = packet.store(ipv4::TTL, [ttl])
+        && rewrite::transport_header(packet, ipv4::LEN, ip.protocol, direction, old, &to)
+        && rewrite::address(packet, &ip, direction, &to)
+        && packet.address(next_hop.slot, next_hop.mac);
+    ended(match (done, direction) {
+        (false, _) => Outcome::Unfinished,
+        (true, Direction::Outbound) => Outcome::Outbound,
+        (true, Direction::Inbound) => Outcome::Inbound,
+    })
 }
 
-/// A packet that no flow speaks for.
-struct Arrival<'a> {
-    ip: &'a Ip,
-    clock: &'a Clock,
-    subject: &'a Subject,
-    /// The port that it should get if it can.
-    preferred: Port,
-}
-
-/// A packet without a flow: opens one, or is not for XDP to answer. Not inlined: its stack is its own, and
-/// an established packet's path stays short.
+/// Judges a packet without a flow, of a shape that [`translate`] has checked. If it may open one, the outcome
+/// is the translated one and `admission` holds what it needs.
 #[inline(never)]
-fn first_packet<T: Tables, P: Packet, const ROLES: u8>(
+fn admit<T: Tables, P: Packet, const ROLES: u8>(
     tables: &T,
     packet: &P,
-    arrival: &Arrival<'_>,
-) -> Result<(Rewrite, NextHop), Decision> {
-    let &Arrival { ip, clock, subject, preferred } = arrival;
+    admission: &mut Admission,
+) -> Decision {
+    let Ok(ip) = Ip::read(packet) else { return Decision::nobody(Outcome::ToStackShape) };
     if ROLES & role::OUTSIDE != 0
         && let Some(target) = tables.vendor_of(ip.src)
         && target.exempt == 0
         && is_egress_of(tables, ip.dst, target.vendor)
     {
-        return Err(Decision::of(target.vendor, Outcome::Unsolicited));
+        return Decision::of(target.vendor, Outcome::Unsolicited);
     }
-    let Some(target) = tables.vendor_of(ip.dst) else { return Err(Decision::nobody(Outcome::NotOurs)) };
+    let Some(target) = tables.vendor_of(ip.dst) else { return Decision::nobody(Outcome::NotOurs) };
     let vendor = target.vendor;
-    let ends = |outcome| Decision::of(vendor, outcome);
     if target.exempt != 0 {
-        return Err(ends(Outcome::Exempt));
+        return Decision::of(vendor, Outcome::Exempt);
     }
     if ROLES & role::INSIDE == 0 {
-        return Err(ends(Outcome::WrongSide));
+        return Decision::of(vendor, Outcome::WrongSide);
     }
     let policy = match tables.policy(vendor) {
         Some(policy) if tables.settings().ready != 0 && policy.egress_count != 0 => policy,
-        _ => return Err(ends(Outcome::NotReady)),
+        _ => return Decision::of(vendor, Outcome::NotReady),
     };
     if !tables.source_allowed(vendor, ip.src) {
-        return Err(ends(Outcome::SourceNotAllowed));
+        return Decision::of(vendor, Outcome::SourceNotAllowed);
     }
     if ip.ttl <= 1 {
-        return Err(ends(Outcome::ToStackTtl));
+        return Decision::of(vendor, Outcome::ToStackTtl);
     }
-    let next_hop = find_next_hop(tables, ip, ip.dst, Direction::Outbound);
-    check_way(ip, &next_hop).map_err(ends)?;
-    let egress = flows::egress_address(policy, ip.src).ok_or(ends(Outcome::NotReady))?;
-    let to =
-        session::open(tables, clock, packet, ip, subject, vendor, policy, egress, preferred).map_err(ends)?;
-    Ok((to, next_hop))
+    let query = RouteQuery { src: ip.src, dst: ip.dst, protocol: ip.protocol };
+    admission.next_hop = find_next_hop(tables, &query, Direction::Outbound);
+    admission.egress = flows::egress_address(policy, ip.src);
+    match check_way(&ip, &admission.next_hop) {
+        Ok(()) => Decision::of(vendor, Outcome::Outbound),
+        Err(outcome) => Decision::of(vendor, outcome),
+    }
 }
 
 /// Whether XDP can send the packet this way.
@@ -195,10 +168,8 @@ fn check_way(ip: &Ip, next_hop: &NextHop) -> Result<(), Outcome> {
 
 /// Asks the routing table; slot 0 if XDP cannot send the packet on.
 #[inline(always)]
-fn find_next_hop<T: Tables>(tables: &T, ip: &Ip, dst: Ip4, direction: Direction) -> NextHop {
-    const NONE: NextHop = NextHop { slot: 0, mac: [0; 6], mtu: 0 };
-    let query = RouteQuery { src: ip.src, dst, protocol: ip.protocol };
-    let Route::Ready { ifindex, mac, mtu } = tables.route(&query) else { return NONE };
+fn find_next_hop<T: Tables>(tables: &T, query: &RouteQuery, direction: Direction) -> NextHop {
+    let Route::Ready { ifindex, mac, mtu } = tables.route(query) else { return NextHop::NONE };
     // Out through a device that stands on the right side, or not at all.
     let wanted = match direction {
         Direction::Outbound => role::OUTSIDE | role::GUARDED,
@@ -206,37 +177,40 @@ fn find_next_hop<T: Tables>(tables: &T, ip: &Ip, dst: Ip4, direction: Direction)
     };
     match tables.device(ifindex) {
         Some(device) if device.roles & wanted == wanted => NextHop { slot: device.xdp_slot, mac, mtu },
-        _ => NONE,
+        _ => NextHop::NONE,
     }
 }
 
-/// Renews the next hop that the entry keeps.
-#[inline(always)]
-fn keep_next_hop<T: Tables>(
-    tables: &T,
-    ip: &Ip,
-    direction: Direction,
-    to: &Rewrite,
-    entry: &FlowRef<'_>,
-) {
+/// Renews the next hop that the packet's flow keeps; false if XDP cannot send it on.
+#[inline(never)]
+fn keep_next_hop<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
+    let Ok(ip) = Ip::read(packet) else { return false };
+    let Ok(subject) = Subject::read::<P, true>(packet, &ip) else { return false };
+    let key = subject.key;
+    let Some(entry) = tables.flow(&key) else { return false };
+    let Some(direction) = entry.direction() else { return false };
+    let Some(to) = entry.rewrite(&key, direction) else { return false };
     // Routed as the stack would: outbound before the source changes, inbound to the pod.
     let dst = match direction {
-        Direction::Outbound => ip.dst,
+        Direction::Outbound => key.dst,
         Direction::Inbound => to.addr,
     };
-    let next_hop = find_next_hop(tables, ip, dst, direction);
+    let query = RouteQuery { src: key.src, dst, protocol: key.protocol };
+    let next_hop = find_next_hop(tables, &query, direction);
     // No slot while address and MTU change under a reader on another CPU.
     entry.set_out_slot(0);
     entry.set_out_mac(next_hop.mac);
     entry.set_mtu(next_hop.mtu);
     entry.set_out_slot(next_hop.slot);
+    next_hop.slot != 0
 }
 
 /// Whether the checksum of a header without options holds (RFC 1812 section 5.2.2).
 #[inline(always)]
 fn header_checksum_holds<P: Packet>(packet: &P) -> bool {
     let Some(words) = packet.load::<[u8; ipv4::LEN]>(0) else { return false };
-    let word = |at: usize| u32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]) as u64;
+    let word =
+        |at: usize| u32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]) as u64;
     let sum = word(0) + word(4) + word(8) + word(12) + word(16);
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);

@@ -10,43 +10,18 @@ use super::{Clock, STAMP_SECONDS};
 use crate::addr::{Ip4, Port};
 use crate::checksum;
 use crate::flow_ref::{FlowRef, Rewrite};
+use crate::layout::MAX_EGRESS_PER_VENDOR;
 use crate::layout::clock::Moment;
-use crate::layout::flow::{Direction, FlowEntry, FlowKey, Phase, sent};
-use crate::layout::outcome::Outcome;
+use crate::layout::flow::{Direction, FlowEntry, FlowKey, sent};
 use crate::layout::vendor::VendorPolicy;
-use crate::ports::{Search, TRIES};
+use crate::packet::{Ip, Packet, Subject};
 
 /// The timer of an entry that somebody is removing right now.
 pub const GONE: Moment = Moment::new(0);
 
 /// How long a flow must have been over before another flow or the sweep may take it: longer than any
 /// packet that has just found it alive can still be on its way through a program, seconds.
-const GRACE_S: u32 = 2;
-
-/// What the first packet of a flow says.
-#[derive(Clone, Copy, Debug)]
-pub struct NewFlow {
-    /// The outbound 5-tuple.
-    pub key: FlowKey,
-    /// The port to try first.
-    pub preferred: Port,
-    /// Where the flow starts.
-    pub phase: Phase,
-    /// TCP: what the client has sent, bits of [`crate::layout::flow::sent`].
-    pub sent: u8,
-    /// TCP: the client's window scale.
-    pub window_scale: u8,
-    /// TCP: end of the first segment.
-    pub seq_end: u32,
-    /// TCP: acknowledgement of the first segment.
-    pub ack: u32,
-    /// TCP: timestamp of the first segment.
-    pub ts_val: u32,
-    /// TCP: window of the first segment.
-    pub window: u16,
-    /// Bytes of the first packet.
-    pub bytes: u32,
-}
+pub const GRACE_S: u32 = 2;
 
 /// The inbound key of the flow with the outbound `key`, seen from outside as `addr`:`port`.
 #[inline(always)]
@@ -69,130 +44,26 @@ pub const fn pair_key(key: &FlowKey, direction: Direction, rewrite: &Rewrite) ->
     }
 }
 
-/// Which of the vendor's egress addresses `inside` uses: always the same one (RFC 6888 REQ-2, "paired").
+/// Which of the vendor's egress addresses `inside` uses: always the same one (RFC 6888 REQ-2, "paired"). The
+/// policy must have one.
 #[inline(always)]
-pub fn egress_address(policy: &VendorPolicy, inside: Ip4) -> Option<Ip4> {
+pub fn egress_address(policy: &VendorPolicy, inside: Ip4) -> Ip4 {
     let count = policy.egress_count;
-    if count == 0 {
-        return None;
-    }
-    let place = if count == 1 {
+    let place = if count <= 1 {
         0
     } else {
         // Fibonacci hashing spreads consecutive addresses evenly.
         let hash = u32::from_be_bytes(inside.octets).wrapping_mul(0x9e37_79b9);
         ((hash as u64 * count as u64) >> 32) as usize
     };
-    policy.egress.get(place).copied()
-}
-
-/// Makes both entries of a flow and returns the outbound rewrite.
-///
-/// # Errors
-/// [`Outcome::PortsExhausted`], [`Outcome::TableFull`] or [`Outcome::EntryInvalid`]; nothing is left behind.
-#[inline(always)]
-pub fn create<T: Tables>(
-    tables: &T,
-    clock: &Clock,
-    policy: &VendorPolicy,
-    slot: u8,
-    egress: Ip4,
-    new: &NewFlow,
-) -> Result<Rewrite, Outcome> {
-    let key = &new.key;
-    let search = Search::new(new.preferred, policy.port_min, policy.port_max, tables.random());
-    let expires = clock.deadline(policy.timeouts.of(new.phase));
-    let mut entry = FlowEntry {
-        bytes: 0,
-        packets: 0,
-        check: 0,
-        vendor: slot,
-        direction: Direction::Inbound,
-        expires,
-        created: clock.now,
-        new_addr: key.src,
-        new_port: key.src_port,
-        addr_delta: checksum::delta32(egress.to_ne(), key.src.to_ne()),
-        phase: new.phase,
-        sent: 0,
-        window_scale: 0,
-        out_slot: 0,
-        seq_end: 0,
-        ack: 0,
-        ts_val: 0,
-        window: 0,
-        stamp: 0,
-        mtu: 0,
-        out_mac: [0; 6],
-    };
-
-    let mut attempt = 0;
-    let port = loop {
-        if attempt == TRIES {
-            return Err(Outcome::PortsExhausted);
-        }
-        let port = search.candidate(attempt);
-        attempt += 1;
-        let reverse = inbound_key(key, egress, port);
-        entry.check = reverse.check();
-        match tables.insert_flow(&reverse, &entry) {
-            Ok(()) => break port,
-            Err(Refused::Full) => return Err(Outcome::TableFull),
-            Err(Refused::Exists) => {}
-        }
-        let Some(holder) = tables.flow(&reverse) else { continue };
-        let Some(held) = holder.rewrite(&reverse, Direction::Inbound) else { continue };
-        if held.addr == key.src && held.port == key.src_port {
-            // Our own inbound half, its outbound half lost or being made on another CPU.
-            break port;
-        }
-        if remove_if_over(tables, clock, &reverse, Direction::Inbound, &holder, &held, GRACE_S) {
-            match tables.insert_flow(&reverse, &entry) {
-                Ok(()) => break port,
-                Err(Refused::Full) => return Err(Outcome::TableFull),
-                Err(Refused::Exists) => {}
-            }
-        }
-    };
-
-    let addr_delta = checksum::delta32(key.src.to_ne(), egress.to_ne());
-    // The same entry, turned round: the stack is too small for two.
-    entry.bytes = new.bytes as u64;
-    entry.packets = 1;
-    entry.check = key.check();
-    entry.direction = Direction::Outbound;
-    entry.new_addr = egress;
-    entry.new_port = port;
-    entry.addr_delta = addr_delta;
-    entry.sent = new.sent;
-    entry.window_scale = new.window_scale;
-    entry.seq_end = new.seq_end;
-    entry.ack = new.ack;
-    entry.ts_val = new.ts_val;
-    entry.window = new.window;
-    let ours = Rewrite { addr: egress, port, addr_delta, vendor: slot };
-    match tables.insert_flow(key, &entry) {
-        Ok(()) => Ok(ours),
-        Err(Refused::Full) => {
-            tables.remove_flow(&inbound_key(key, egress, port));
-            Err(Outcome::TableFull)
-        }
-        Err(Refused::Exists) => {
-            // Another CPU has made the same flow meanwhile. If it took the same port it shares our inbound
-            // half, otherwise ours is not needed.
-            let theirs = tables.flow(key).and_then(|entry| entry.rewrite(key, Direction::Outbound));
-            if theirs != Some(ours) {
-                tables.remove_flow(&inbound_key(key, egress, port));
-            }
-            theirs.ok_or(Outcome::EntryInvalid)
-        }
-    }
+    // The mask is what the verifier sees of `count <= 8`.
+    policy.egress[place & (MAX_EGRESS_PER_VENDOR - 1)]
 }
 
 /// Whether the flow of this entry still lives, judged by both halves' timers.
 #[inline(always)]
-fn lives(clock: &Clock, entry: &FlowRef<'_>, other: Option<&FlowRef<'_>>, grace: u32) -> bool {
-    let runs = |timer: Moment| timer != GONE && timer.after(grace.wrapping_sub(1)).is_after(clock.now);
+fn lives(now: Moment, entry: &FlowRef<'_>, other: Option<&FlowRef<'_>>, grace: u32) -> bool {
+    let runs = |timer: Moment| timer != GONE && timer.after(grace.wrapping_sub(1)).is_after(now);
     runs(entry.expires()) || other.is_some_and(|other| runs(other.expires()))
 }
 
@@ -200,7 +71,7 @@ fn lives(clock: &Clock, entry: &FlowRef<'_>, other: Option<&FlowRef<'_>>, grace:
 #[inline(always)]
 pub fn remove_if_over<T: Tables>(
     tables: &T,
-    clock: &Clock,
+    now: Moment,
     key: &FlowKey,
     direction: Direction,
     entry: &FlowRef<'_>,
@@ -211,7 +82,7 @@ pub fn remove_if_over<T: Tables>(
     let other = tables.flow(&other_key);
     // A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
     let other = other.filter(|other| is_pair(key, direction, &other_key, other));
-    if lives(clock, entry, other.as_ref(), grace) {
+    if lives(now, entry, other.as_ref(), grace) {
         return false;
     }
     // The outbound half decides who removes; an inbound half alone decides for itself.
@@ -243,6 +114,20 @@ fn is_pair(key: &FlowKey, direction: Direction, other_key: &FlowKey, other: &Flo
     }
 }
 
+/// The external port of the packet's outbound flow, 0 if it has none: should the flow turn out to be over,
+/// the packet's next one shall have it again.
+#[inline(never)]
+pub fn port_of<T: Tables, P: Packet>(tables: &T, packet: &P) -> Port {
+    let Ok(ip) = Ip::read(packet) else { return Port::new(0) };
+    let Ok(subject) = Subject::read::<P, false>(packet, &ip) else { return Port::new(0) };
+    let key = subject.key;
+    let Some(entry) = tables.flow(&key) else { return Port::new(0) };
+    match entry.rewrite(&key, Direction::Outbound) {
+        Some(to) => to.port,
+        None => Port::new(0),
+    }
+}
+
 /// What a look at a flow's timers found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Renewal {
@@ -257,7 +142,10 @@ pub enum Renewal {
 /// Looks at the timers of a flow whose stamp is no longer current, renews this side's if `refresh`, and
 /// completes the pair if its other half is missing.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined into each hook; a struct would be built on a 512-byte stack")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "inlined into each hook; a struct would be built on a 512-byte stack"
+)]
 pub fn renew<T: Tables>(
     tables: &T,
     clock: &Clock,
@@ -279,8 +167,8 @@ pub fn renew<T: Tables>(
         }
         _ => {}
     }
-    if !lives(clock, entry, other.as_ref(), 0) {
-        let removed = remove_if_over(tables, clock, key, direction, entry, rewrite, 0);
+    if !lives(clock.now, entry, other.as_ref(), 0) {
+        let removed = remove_if_over(tables, clock.now, key, direction, entry, rewrite, 0);
         return if removed { Renewal::Over } else { Renewal::Invalid };
     }
     if other.is_none() && !complete_pair(tables, clock, key, entry, rewrite) {
@@ -352,6 +240,6 @@ pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
         .flow(&pair_key(key, direction, &rewrite))
         .is_some_and(|other| is_pair(key, direction, &pair_key(key, direction, &rewrite), &other));
     let removed =
-        remove_if_over(tables, clock, key, direction, &entry, &rewrite, GRACE_S + STAMP_SECONDS);
+        remove_if_over(tables, clock.now, key, direction, &entry, &rewrite, GRACE_S + STAMP_SECONDS);
     removed as u32 * (1 + had_pair as u32)
 }

@@ -3,11 +3,11 @@
 
 use super::tables::Tables;
 use super::{Clock, Decision, rewrite};
+use crate::addr::Port;
 use crate::flow_ref::Rewrite;
 use crate::layout::flow::{Direction, FragmentEntry, FragmentKey};
 use crate::layout::outcome::Outcome;
 use crate::packet::{Ip, Packet};
-use crate::addr::Port;
 
 /// How long a first fragment's decision holds, seconds. Hosts wait 60 s or more for the rest (RFC 1122
 /// section 3.3.2), translators at least 2 (RFC 6146 FRAGMENT_MIN).
@@ -21,10 +21,10 @@ const fn key(ip: &Ip) -> FragmentKey {
 /// Keeps the decision of the first fragment `ip`.
 #[inline(always)]
 #[must_use]
-pub fn remember<T: Tables>(tables: &T, clock: &Clock, ip: &Ip, direction: Direction, to: &Rewrite) -> bool {
+pub fn remember<T: Tables>(tables: &T, ip: &Ip, direction: Direction, to: &Rewrite) -> bool {
     let entry = FragmentEntry {
         new_addr: to.addr,
-        expires: clock.now.after(LIFETIME_S),
+        expires: Clock::read(tables).now.after(LIFETIME_S),
         addr_delta: to.addr_delta,
         vendor: to.vendor,
         direction,
@@ -36,7 +36,6 @@ pub fn remember<T: Tables>(tables: &T, clock: &Clock, ip: &Ip, direction: Direct
 #[inline(always)]
 pub fn later<T: Tables, P: Packet>(
     tables: &T,
-    clock: &Clock,
     packet: &mut P,
     ip: &Ip,
     direction: Direction,
@@ -45,7 +44,10 @@ pub fn later<T: Tables, P: Packet>(
     let Some(entry) = tables.fragment(&key(ip)) else {
         return Decision::of(vendor, Outcome::FragmentUnknown);
     };
-    if entry.direction != direction || entry.vendor != vendor || !entry.expires.is_after(clock.now) {
+    if entry.direction != direction
+        || entry.vendor != vendor
+        || !entry.expires.is_after(Clock::read(tables).now)
+    {
         return Decision::of(vendor, Outcome::FragmentUnknown);
     }
     let to = Rewrite { addr: entry.new_addr, port: Port::new(0), addr_delta: entry.addr_delta, vendor };

@@ -140,11 +140,18 @@ fn change_icmp_checksum<P: Packet>(packet: &mut P, ip: &Ip, delta: Sum) -> bool 
     packet.store_at(at, check.to_ne_bytes())
 }
 
-/// An error from outside about a packet of ours: the pod gets it with its own packet quoted. `None` if it is
-/// not about one and not from a vendor, so that the instance's own stack may have it.
-#[inline(always)]
-pub fn inbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, ip: &Ip, vendor: u8) -> Option<Decision> {
-    let nothing = |outcome| if vendor == 0 { None } else { Some(Decision::of(vendor, outcome)) };
+/// An error from outside about a packet of ours: the pod gets it with its own packet quoted. With
+/// `vendor` 0 (it is from no vendor) an error about anything else is left to the instance's own stack.
+#[inline(never)]
+pub fn inbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, vendor: u8) -> Decision {
+    let nothing = |outcome| {
+        if vendor == 0 { Decision::nobody(Outcome::NotOurs) } else { Decision::of(vendor, outcome) }
+    };
+    let ip = match Ip::read(packet) {
+        Ok(ip) => ip,
+        Err(outcome) => return nothing(outcome),
+    };
+    let ip = &ip;
     if ip.is_fragment() {
         return nothing(Outcome::IcmpErrorBad);
     }
@@ -162,13 +169,18 @@ pub fn inbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, ip: &Ip, vendor
         }
         None => false,
     };
-    Some(Decision::of(to.vendor, if done { Outcome::Inbound } else { Outcome::Unfinished }))
+    Decision::of(to.vendor, if done { Outcome::Inbound } else { Outcome::Unfinished })
 }
 
 /// An error from a pod, or from a router on its side, about a packet of the vendor's: the vendor gets it from
 /// the flow's egress address, with its own packet quoted.
-#[inline(always)]
-pub fn outbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, ip: &Ip, vendor: u8) -> Decision {
+#[inline(never)]
+pub fn outbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, vendor: u8) -> Decision {
+    let ip = match Ip::read(packet) {
+        Ok(ip) => ip,
+        Err(outcome) => return Decision::of(vendor, outcome),
+    };
+    let ip = &ip;
     if ip.is_fragment() {
         return Decision::of(vendor, Outcome::IcmpErrorBad);
     }
@@ -184,7 +196,7 @@ pub fn outbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, ip: &Ip, vendo
     };
     // The reporter may be a router: its own address gives way to the egress address.
     let outer = Rewrite { addr_delta: checksum::delta32(ip.src.to_ne(), to.addr.to_ne()), ..to };
-    let done = change_icmp_checksum(packet, ip, delta)
-        && rewrite::address(packet, ip, Direction::Outbound, &outer);
+    let done =
+        change_icmp_checksum(packet, ip, delta) && rewrite::address(packet, ip, Direction::Outbound, &outer);
     Decision::of(vendor, if done { Outcome::Outbound } else { Outcome::Unfinished })
 }

@@ -9,34 +9,77 @@ pub mod flows;
 pub mod fragments;
 pub mod icmp_errors;
 pub mod ingress;
+pub mod opening;
 pub mod rewrite;
 pub mod session;
 pub mod tables;
 
 use crate::layout::clock::Moment;
-use crate::layout::outcome::Outcome;
+use crate::layout::outcome::{Fate, Hook, Outcome, counter_index};
 use tables::Tables;
 
-/// How a packet ended, and whose it was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How a packet ended, and whose it was. One word, so that a BPF function can return it in a register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
 pub struct Decision {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Vendor slot, 0 if it is nobody's.
-    pub vendor: u8,
+    /// Outcome in bits 0-7, vendor slot in bits 8-15, fate in bits 16-17.
+    code: u32,
 }
 
 impl Decision {
     /// `outcome` for a packet that no vendor claims.
     #[inline(always)]
     pub const fn nobody(outcome: Outcome) -> Self {
-        Self { outcome, vendor: 0 }
+        Self::of(0, outcome)
     }
 
     /// `outcome` for a packet of the vendor in `slot`.
     #[inline(always)]
-    pub const fn of(vendor: u8, outcome: Outcome) -> Self {
-        Self { outcome, vendor }
+    pub const fn of(slot: u8, outcome: Outcome) -> Self {
+        Self { code: outcome as u32 | (slot as u32) << 8 | (outcome.fate() as u32) << 16 }
+    }
+
+    /// The same vendor's packet, ended otherwise.
+    #[inline(always)]
+    pub const fn but(self, outcome: Outcome) -> Self {
+        Self::of(self.vendor(), outcome)
+    }
+
+    /// Vendor slot, 0 if it is nobody's.
+    #[inline(always)]
+    pub const fn vendor(self) -> u8 {
+        (self.code >> 8) as u8
+    }
+
+    /// Whether the packet is to be dropped.
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        self.code >> 16 == Fate::Dropped as u32
+    }
+
+    /// Whether the packet was translated.
+    #[inline(always)]
+    pub const fn is_translated(self) -> bool {
+        self.code >> 16 == Fate::Translated as u32
+    }
+
+    /// Where it is counted if it was taken at `hook`.
+    #[inline(always)]
+    pub const fn counter(self, hook: Hook) -> u32 {
+        counter_index(self.vendor(), hook, self.code & 0xff)
+    }
+
+    /// How the packet ended.
+    pub fn outcome(self) -> Outcome {
+        // Built from an outcome only, so it is found.
+        let known = Outcome::ALL.iter().find(|outcome| **outcome as u32 == self.code & 0xff);
+        known.copied().unwrap_or(Outcome::Unfinished)
+    }
+}
+
+impl core::fmt::Debug for Decision {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?} of vendor {}", self.outcome(), self.vendor())
     }
 }
 
@@ -61,8 +104,8 @@ impl Clock {
     pub fn read<T: Tables>(tables: &T) -> Self {
         let settings = tables.settings();
         let now = Moment::new(tables.now().seconds.wrapping_add(settings.clock_offset_s));
-        let stamp = (now.seconds / STAMP_SECONDS)
-            .wrapping_add(settings.route_generation.wrapping_mul(0x9e37)) as u16;
+        let stamp =
+            (now.seconds / STAMP_SECONDS).wrapping_add(settings.route_generation.wrapping_mul(0x9e37)) as u16;
         // 0 is what a new entry holds: never current.
         Self { now, stamp: if stamp == 0 { 1 } else { stamp } }
     }

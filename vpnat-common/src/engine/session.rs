@@ -1,20 +1,61 @@
-//! One packet of an existing flow, and the first packet of a new one: what both directions and all hooks
-//! share between reading the headers and rewriting them.
+//! A packet and its flow, in steps.
+//!
+//! A program asks for the translation by an existing flow; if something has to happen first (a look at the
+//! timers, a change of the connection, a new flow) that is a function of its own, called by the program
+//! itself, and then the translation is asked for again. None of these functions calls another one, so each
+//! has the BPF stack (512 bytes for a whole chain of calls) nearly to itself, and the path of an established
+//! packet stays short. They return words, because the verifier refuses functions that return through memory
+//! and leave a stack address in their return register.
 
-use super::flows::{self, NewFlow, Renewal};
-use super::tables::Tables;
-use super::{Clock, rewrite};
+use super::flows::{self, Renewal};
+use super::opening::Opening;
+use super::tables::{NextHop, Tables};
+use super::{Clock, Decision, fragments, rewrite};
 use crate::addr::{Ip4, Port};
-use crate::flow_ref::{FlowRef, Rewrite};
-use crate::layout::flow::{Direction, Phase, sent};
+use crate::flow_ref::FlowRef;
+use crate::ip_options;
+use crate::layout::flow::{Direction, FlowKey, Phase, protocol, sent};
 use crate::layout::outcome::Outcome;
-use crate::layout::vendor::{VendorPolicy, flag};
-use crate::packet::{Ip, Kind, Packet, Subject, TcpHead};
-use crate::tcp::{self, MAX_WINDOW_SCALE, Segment, flags};
+use crate::layout::vendor::flag;
+use crate::packet::{Ip, Kind, Packet, Subject, transport};
+use crate::tcp::{self, MAX_WINDOW_SCALE, flags};
 use crate::tcp_options::TcpOptions;
 
-/// What an existing flow says of a packet.
+/// How far a packet got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Step {
+    code: u32,
+}
+
+impl Step {
+    /// No flow translates it.
+    pub const MISS: Self = Self { code: 0xffff_ff00 };
+    /// Its flow's timers want a look: [`renew`].
+    pub const STALE: Self = Self { code: 0xffff_ff01 };
+    /// It may change its TCP connection: [`follow`].
+    pub const CONTROL: Self = Self { code: 0xffff_ff02 };
+
+    /// It ended.
+    #[inline(always)]
+    pub const fn done(decision: Decision) -> Self {
+        Self { code: decision.code }
+    }
+
+    /// How it ended; [`Outcome::EntryInvalid`] if it should have and did not, because its flow was taken
+    /// away between two steps.
+    #[inline(always)]
+    pub const fn ended(self) -> Decision {
+        if self.code >= Self::MISS.code {
+            return Decision::nobody(Outcome::EntryInvalid);
+        }
+        Decision { code: self.code }
+    }
+}
+
+/// What a look at a flow's timers says of the packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Standing {
     /// Translate it.
     Current,
@@ -24,72 +65,109 @@ pub enum Standing {
     Invalid,
 }
 
-/// Looks at timers, if their stamp is no longer current. A hook that keeps the next hop in the entry
-/// (`keeps_next_hop`) looks at that too before the stamp may be renewed by it.
-#[inline(always)]
-pub fn renew<T: Tables>(
+/// Translates a packet that belongs to a flow, with the stack around (TC). `followed` says that its
+/// connection has taken note of it.
+#[inline(never)]
+pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     tables: &T,
-    clock: &Clock,
-    subject: &Subject,
-    direction: Direction,
-    entry: &FlowRef<'_>,
-    rewrite: &Rewrite,
-    keeps_next_hop: bool,
-) -> Standing {
-    if entry.stamp() == clock.stamp {
-        return Standing::Current;
+    packet: &mut P,
+    followed: bool,
+) -> Step {
+    let direction = if OUTBOUND { Direction::Outbound } else { Direction::Inbound };
+    let Ok(ip) = Ip::read(packet) else { return Step::MISS };
+    if ip.is_later_fragment() {
+        return Step::MISS;
     }
-    let Some(policy) = tables.policy(rewrite.vendor) else { return Standing::Invalid };
+    let Ok(subject) = Subject::read::<P, false>(packet, &ip) else { return Step::MISS };
+    let key = subject.key;
+    let Some(entry) = tables.flow(&key) else { return Step::MISS };
+    let Some(to) = entry.rewrite(&key, direction) else { return Step::MISS };
+    let ended = |outcome| Step::done(Decision::of(to.vendor, outcome));
+    if ip_options::refused(tables, packet, &ip) {
+        return ended(Outcome::OptionRefused);
+    }
+    if entry.stamp() != Clock::read(tables).stamp {
+        return Step::STALE;
+    }
+    if !followed && !note(&subject, entry) {
+        return Step::CONTROL;
+    }
+    if ip.is_fragment() && !fragments::remember(tables, &ip, direction, &to) {
+        return ended(Outcome::FragmentUnknown);
+    }
+    entry.count(ip.total_len);
+    let old = subject.rewritten_port(direction);
+    let done = rewrite::transport_header(packet, ip.header_len, ip.protocol, direction, old, &to)
+        && rewrite::address(packet, &ip, direction, &to);
+    ended(match (done, direction) {
+        (false, _) => Outcome::Unfinished,
+        (true, Direction::Outbound) => Outcome::Outbound,
+        (true, Direction::Inbound) => Outcome::Inbound,
+    })
+}
+
+/// Takes note of a packet that changes nothing about its flow; false if it may.
+#[inline(always)]
+pub fn note(subject: &Subject, entry: FlowRef<'_>) -> bool {
+    if subject.kind != Kind::Tcp {
+        return true;
+    }
+    if entry.phase() != Some(Phase::TcpEstablished) || subject.tcp.is_control() {
+        return false;
+    }
+    tcp::progress(&entry, &subject.tcp);
+    true
+}
+
+/// Looks at the timers of the packet's flow. A hook that keeps the next hop in the entry (`keeps_next_hop`)
+/// looks at that too.
+#[inline(never)]
+pub fn renew<T: Tables, P: Packet>(tables: &T, packet: &P, keeps_next_hop: bool) -> Standing {
+    let Ok(ip) = Ip::read(packet) else { return Standing::Invalid };
+    let Ok(subject) = Subject::read::<P, false>(packet, &ip) else { return Standing::Invalid };
+    let key = subject.key;
+    let Some(entry) = tables.flow(&key) else { return Standing::Over };
+    let Some(direction) = entry.direction() else { return Standing::Invalid };
+    let Some(to) = entry.rewrite(&key, direction) else { return Standing::Invalid };
+    let Some(policy) = tables.policy(to.vendor) else { return Standing::Invalid };
     // RFC 4787 REQ-6: outbound packets renew. Inbound ones only where a connection vouches for them (TCP),
     // resets never (RFC 7857 section 7.1), and closed connections not at all.
-    let refresh = match subject.kind {
-        Kind::Tcp => subject.tcp.flags & flags::RST == 0 && entry.phase() != Some(Phase::TcpBothFin),
+    let refresh = match key.protocol {
+        protocol::TCP => subject.tcp.flags & flags::RST == 0 && entry.phase() != Some(Phase::TcpBothFin),
         _ => matches!(direction, Direction::Outbound),
     };
-    let stamp = entry.stamp();
-    match flows::renew(tables, clock, policy, &subject.key, direction, entry, rewrite, refresh) {
+    let clock = Clock::read(tables);
+    match flows::renew(tables, &clock, policy, &key, direction, &entry, &to, refresh) {
         Renewal::Over => return Standing::Over,
         Renewal::Invalid => return Standing::Invalid,
         Renewal::Alive => {}
     }
     if !keeps_next_hop && entry.out_slot() != 0 {
-        // XDP's next hop is no fresher for what this hook saw.
-        entry.set_stamp(stamp);
+        // XDP's next hop is no fresher for what this hook saw: until the stamp ends, XDP leaves the flow to
+        // the stack.
+        entry.set_out_slot(0);
     }
     Standing::Current
 }
 
-/// Follows the TCP connection of an existing flow.
-#[inline(always)]
-pub fn follow<T: Tables, P: Packet>(
-    tables: &T,
-    clock: &Clock,
-    packet: &P,
-    ip: &Ip,
-    subject: &Subject,
-    direction: Direction,
-    entry: &FlowRef<'_>,
-    to: &Rewrite,
-) {
-    if subject.kind != Kind::Tcp {
-        return;
-    }
-    let head = &subject.tcp;
-    let segment = Segment::new(head, ip.total_len - ip.header_len as u32);
-    let before = entry.phase();
-    if before == Some(Phase::TcpEstablished) && !segment.is_control() {
-        tcp::progress(entry, &segment);
-        return;
-    }
-    let Some(other) = tables.flow(&flows::pair_key(&subject.key, direction, to)) else { return };
+/// Lets the packet's TCP connection take note of it; false if it has none that can.
+#[inline(never)]
+pub fn follow<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
+    let Ok(ip) = Ip::read(packet) else { return false };
+    let Ok(subject) = Subject::read::<P, false>(packet, &ip) else { return false };
+    let key = subject.key;
+    let Some(entry) = tables.flow(&key) else { return false };
+    let Some(direction) = entry.direction() else { return false };
+    let Some(to) = entry.rewrite(&key, direction) else { return false };
+    let Some(other) = tables.flow(&flows::pair_key(&key, direction, &to)) else { return false };
+    let segment = subject.tcp;
     if segment.flags & flags::SYN != 0 {
-        let at = ip.header_len + size_of::<TcpHead>();
-        let end = ip.header_len + (head.data_offset >> 4) as usize * 4;
-        let options = TcpOptions::read(packet, at, end);
+        let options = options_of(tables, packet, &ip, &subject);
         entry.set_window_scale(options.window_scale);
         entry.set_ts_val(options.ts_val);
     }
-    let tracked = tcp::track(direction, entry, &other, &segment);
+    let before = entry.phase();
+    let tracked = tcp::track(direction, &entry, &other, &segment);
     if Some(tracked.phase) != before {
         entry.set_phase(tracked.phase);
         other.set_phase(tracked.phase);
@@ -97,82 +175,84 @@ pub fn follow<T: Tables, P: Packet>(
     if tracked.refresh
         && let Some(policy) = tables.policy(to.vendor)
     {
-        let expires = clock.deadline(policy.timeouts.of(tracked.phase));
+        let expires = Clock::read(tables).deadline(policy.timeouts.of(tracked.phase));
         entry.set_expires(expires);
         other.set_expires(expires);
     }
+    true
 }
 
-/// Rewrites the packet and counts it in its flow, if it has an entry.
+/// The segment's TCP options.
 #[inline(always)]
-#[must_use]
-pub fn translate<P: Packet>(
-    packet: &mut P,
-    ip: &Ip,
-    subject: &Subject,
-    direction: Direction,
-    to: &Rewrite,
-) -> bool {
-    let old = subject.rewritten_port(direction);
-    rewrite::transport_header(packet, ip.header_len, ip.protocol, direction, old, to)
-        && rewrite::address(packet, ip, direction, to)
+fn options_of<T: Tables, P: Packet>(tables: &T, packet: &P, ip: &Ip, subject: &Subject) -> TcpOptions {
+    let at = ip.header_len + transport::TCP_LEN;
+    let end = ip.header_len + subject.tcp.header_len as usize;
+    TcpOptions::read(tables, packet, at, end)
 }
 
-/// Makes the flow of an outbound packet that has none.
-///
-/// # Errors
-/// Why there can be no such flow.
-#[inline(always)]
-pub fn open<T: Tables, P: Packet>(
-    tables: &T,
-    clock: &Clock,
-    packet: &P,
-    ip: &Ip,
-    subject: &Subject,
-    slot: u8,
-    policy: &VendorPolicy,
-    egress: Ip4,
-    preferred: Port,
-) -> Result<Rewrite, Outcome> {
-    let mut new = NewFlow {
-        key: subject.key,
-        preferred,
-        phase: Phase::Udp,
-        sent: 0,
-        window_scale: 0,
-        seq_end: 0,
-        ack: 0,
-        ts_val: 0,
-        window: 0,
-        bytes: ip.total_len,
-    };
-    match subject.kind {
-        Kind::Tcp => {
-            let head = &subject.tcp;
-            let segment = Segment::new(head, ip.total_len - ip.header_len as u32);
-            new.phase = Phase::TcpInit;
-            new.seq_end = segment.seq_end;
-            new.ack = segment.ack;
-            new.window = segment.window;
-            if segment.opens() {
-                let at = ip.header_len + size_of::<TcpHead>();
-                let end = ip.header_len + (head.data_offset >> 4) as usize * 4;
-                let options = TcpOptions::read(packet, at, end);
-                new.sent = sent::SYN;
-                new.window_scale = options.window_scale;
-                new.ts_val = options.ts_val;
-            } else if policy.flags & flag::TCP_PICK_UP != 0 && !segment.is_control() {
-                // A connection that has outlived its state. The vendor's answer makes it established.
-                new.sent = sent::SYN | sent::ACK;
-                new.window_scale = MAX_WINDOW_SCALE;
-            } else {
-                return Err(Outcome::NoConnection);
-            }
+/// What the first packet of a flow was found to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    /// The egress address that it shall have.
+    pub egress: Ip4,
+    /// The port that its flow had until it ended; 0 if it had none.
+    pub preferred: Port,
+    /// Where XDP sends it.
+    pub next_hop: NextHop,
+}
+
+impl Admission {
+    /// Nothing found yet.
+    pub const NONE: Self =
+        Self { egress: Ip4::UNSPECIFIED, preferred: Port::new(0), next_hop: NextHop::NONE };
+}
+
+/// Makes the flow of an outbound packet that has none. The outcome translates if there is one now.
+#[inline(never)]
+pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission: &Admission) -> Decision {
+    let ends = |outcome| Decision::of(vendor, outcome);
+    let Some(policy) = tables.policy(vendor) else { return ends(Outcome::NotReady) };
+    let Some(entry) = tables.scratch() else { return ends(Outcome::NotReady) };
+    let Ok(ip) = Ip::read(packet) else { return ends(Outcome::BadHeader) };
+    let Ok(subject) = Subject::read::<P, false>(packet, &ip) else { return ends(Outcome::BadHeader) };
+    let key: FlowKey = subject.key;
+    let (mut sent, mut options) = (0, TcpOptions::default());
+    let phase = match subject.kind {
+        Kind::Tcp if subject.tcp.opens() => {
+            options = options_of(tables, packet, &ip, &subject);
+            sent = sent::SYN;
+            Phase::TcpInit
         }
-        Kind::Udp => {}
-        Kind::Query => new.phase = Phase::IcmpQuery,
+        Kind::Tcp if policy.flags & flag::TCP_PICK_UP != 0 && !subject.tcp.is_control() => {
+            // A connection that has outlived its state. The vendor's answer makes it established.
+            options.window_scale = MAX_WINDOW_SCALE;
+            sent = sent::SYN | sent::ACK;
+            Phase::TcpInit
+        }
+        Kind::Tcp => return ends(Outcome::NoConnection),
+        Kind::Udp => Phase::Udp,
+        Kind::Query => Phase::IcmpQuery,
         // An answer to a question that nobody could have asked through here.
-        Kind::Reply => return Err(Outcome::IcmpTypeRefused),
+        Kind::Reply => return ends(Outcome::IcmpTypeRefused),
+    };
+    let preferred = if admission.preferred.number == 0 { key.src_port } else { admission.preferred };
+    let clock = Clock::read(tables);
+    entry.begin(vendor, phase, clock.deadline(policy.timeouts.of(phase)), clock.now, clock.stamp);
+    let mut opening = Opening::new(tables, entry, clock.now, &key, admission.egress);
+    if let Err(outcome) = opening.take_port(policy, preferred) {
+        return ends(outcome);
     }
-    flows::create(tables, clock, policy, slot, egress, &new)
+    entry.set_out_slot(admission.next_hop.slot);
+    entry.set_out_mac(admission.next_hop.mac);
+    entry.set_mtu(admission.next_hop.mtu);
+    entry.set_sent(sent);
+    entry.set_window_scale(options.window_scale);
+    entry.set_ts_val(options.ts_val);
+    entry.set_seq_end(subject.tcp.seq_end);
+    entry.set_ack(subject.tcp.ack);
+    entry.set_window(subject.tcp.window);
+    match opening.complete(vendor) {
+        Ok(()) => ends(Outcome::Outbound),
+        Err(outcome) => ends(outcome),
+    }
 }

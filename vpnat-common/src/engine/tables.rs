@@ -1,13 +1,15 @@
 //! What the engine asks of the world: maps, clock, routes. The BPF programs answer from the kernel, the
 //! host's tests from collections of their own.
 
+use super::Decision;
 use crate::addr::Ip4;
 use crate::flow_ref::FlowRef;
 use crate::layout::clock::{Moment, Settings};
-use crate::layout::device::{Device, XdpPort};
+use crate::layout::device::Device;
 use crate::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-use crate::layout::outcome::{Hook, Outcome};
+use crate::layout::outcome::Hook;
 use crate::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
+use crate::packet::Packet;
 
 /// Why an entry could not be inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,8 +54,44 @@ pub struct RouteQuery {
     pub protocol: u8,
 }
 
+/// Where XDP sends a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NextHop {
+    /// XDP slot of the device, 0 if XDP cannot send it on.
+    pub slot: u8,
+    /// Ethernet address of the neighbour.
+    pub mac: [u8; 6],
+    /// Largest packet that it takes, bytes.
+    pub mtu: u16,
+}
+
+impl NextHop {
+    /// There is none.
+    pub const NONE: Self = Self { slot: 0, mac: [0; 6], mtu: 0 };
+}
+
+/// A packet that XDP can send on itself.
+pub trait Link: Packet {
+    /// Makes sure that the packet can leave through the device in `slot`; nothing is written yet.
+    #[must_use]
+    fn reserve(&mut self, slot: u8) -> bool;
+
+    /// Addresses the frame to `mac`, from the device in `slot`.
+    #[must_use]
+    fn address(&mut self, slot: u8, mac: [u8; 6]) -> bool;
+}
+
+/// One round of a loop that may run many times. Whatever loops is given to [`Tables::repeat`], because the
+/// verifier would otherwise walk through every round of it.
+pub trait Round {
+    /// Does round `index`, from 0; true ends the loop.
+    fn round(&mut self, index: u32) -> bool;
+}
+
 /// Maps and calls into the kernel.
 pub trait Tables {
+    /// Runs `rounds` until it says so, `times` times at most.
+    fn repeat<R: Round>(&self, times: u32, rounds: &mut R);
     /// What the agent has set.
     fn settings(&self) -> Settings;
     /// The clock, without the settings' offset.
@@ -67,6 +105,14 @@ pub trait Tables {
     /// # Errors
     /// [`Refused`].
     fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused>;
+    /// An entry in which to make a new one, outside the stack. There is one per CPU, and programs on one CPU
+    /// do not interrupt each other between taking it and inserting it.
+    fn scratch(&self) -> Option<FlowRef<'_>>;
+    /// Inserts what [`Tables::scratch`] holds as a new entry; never replaces one.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused>;
     /// Removes the entry of `key`, if there is one.
     fn remove_flow(&self, key: &FlowKey);
     /// The decision of a datagram's first fragment.
@@ -84,10 +130,8 @@ pub trait Tables {
     fn egress(&self, address: Ip4) -> Option<EgressAddress>;
     /// The part that a device plays.
     fn device(&self, ifindex: u32) -> Option<Device>;
-    /// The device in an XDP slot.
-    fn xdp_port(&self, slot: u8) -> Option<XdpPort>;
     /// Asks the routing table.
     fn route(&self, query: &RouteQuery) -> Route;
-    /// Counts a packet of `bytes` of the vendor in slot `vendor` (0: nobody's).
-    fn count(&self, vendor: u8, hook: Hook, outcome: Outcome, bytes: u32);
+    /// Counts a packet of `bytes` that ended so at `hook`.
+    fn count(&self, decision: Decision, hook: Hook, bytes: u32);
 }

@@ -30,15 +30,17 @@ pub struct FlowKey {
     pub dst_port: Port,
     /// IP protocol number.
     pub protocol: u8,
-    /// Padding, 0: keys are compared as bytes.
-    pub _pad: [u8; 3],
+    /// Padding, 0: keys are compared as bytes. Two integers, which the compiler stores as constants.
+    pub _pad: u8,
+    /// Padding, 0.
+    pub _pad2: u16,
 }
 
 impl FlowKey {
     /// A key with its padding zeroed.
     #[inline(always)]
     pub const fn new(src: Ip4, src_port: Port, dst: Ip4, dst_port: Port, protocol: u8) -> Self {
-        Self { src, dst, src_port, dst_port, protocol, _pad: [0; 3] }
+        Self { src, dst, src_port, dst_port, protocol, _pad: 0, _pad2: 0 }
     }
 
     /// Sixteen bits that an entry repeats, so that a slot which the kernel gave to another flow between
@@ -192,6 +194,33 @@ pub struct FlowEntry {
     pub mtu: u16,
     /// Ethernet address of the next hop.
     pub out_mac: [u8; 6],
+}
+
+impl FlowEntry {
+    /// An entry that says nothing yet.
+    pub const EMPTY: Self = Self {
+        bytes: 0,
+        packets: 0,
+        check: 0,
+        vendor: 0,
+        direction: Direction::Outbound,
+        expires: Moment::new(0),
+        created: Moment::new(0),
+        new_addr: Ip4::UNSPECIFIED,
+        new_port: Port::new(0),
+        addr_delta: 0,
+        phase: Phase::Udp,
+        sent: 0,
+        window_scale: 0,
+        out_slot: 0,
+        seq_end: 0,
+        ack: 0,
+        ts_val: 0,
+        window: 0,
+        stamp: 0,
+        mtu: 0,
+        out_mac: [0; 6],
+    };
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 16);

@@ -34,6 +34,7 @@ impl Hook {
 
 /// What an outcome means for the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
 pub enum Fate {
     /// Rewritten and sent on.
     Translated,
@@ -147,10 +148,10 @@ const _: () = assert!((Outcome::Unfinished as u32) < OUTCOME_SLOTS);
 /// Entries of the counter array.
 pub const COUNTER_SLOTS: u32 = MAX_VENDORS * Hook::ALL.len() as u32 * OUTCOME_SLOTS;
 
-/// Where `outcome` of a packet of `vendor` (0: nobody's) at `hook` is counted.
+/// Where the outcome with number `outcome` of a packet of `vendor` (0: nobody's) at `hook` is counted.
 #[inline(always)]
-pub const fn counter_index(vendor: u8, hook: Hook, outcome: Outcome) -> u32 {
-    (vendor as u32 * Hook::ALL.len() as u32 + hook as u32) * OUTCOME_SLOTS + outcome as u32
+pub const fn counter_index(vendor: u8, hook: Hook, outcome: u32) -> u32 {
+    (vendor as u32 * Hook::ALL.len() as u32 + hook as u32) * OUTCOME_SLOTS + outcome
 }
 
 /// A counter, one per CPU.

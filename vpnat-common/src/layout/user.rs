@@ -42,9 +42,8 @@ impl FlowEntryBytes {
     pub fn decode(&self) -> Option<FlowEntry> {
         let at = |offset: usize| self.0[offset];
         let u16_at = |offset: usize| u16::from_ne_bytes([at(offset), at(offset + 1)]);
-        let u32_at = |offset: usize| {
-            u32::from_ne_bytes([at(offset), at(offset + 1), at(offset + 2), at(offset + 3)])
-        };
+        let u32_at =
+            |offset: usize| u32::from_ne_bytes([at(offset), at(offset + 1), at(offset + 2), at(offset + 3)]);
         let u64_at = |offset: usize| {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&self.0[offset..offset + 8]);
