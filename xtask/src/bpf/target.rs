@@ -30,12 +30,6 @@ impl Target {
     pub fn triple(&self) -> &'static str {
         if self.big_endian { "bpfeb-unknown-none" } else { "bpfel-unknown-none" }
     }
-
-    /// Whether kernels of this architecture take unaligned loads from packets and maps
-    /// (`HAVE_EFFICIENT_UNALIGNED_ACCESS`).
-    pub fn loads_unaligned(&self) -> bool {
-        matches!(self.arch.as_str(), "x86_64" | "aarch64" | "s390x" | "powerpc64")
-    }
 }
 
 #[cfg(test)]
