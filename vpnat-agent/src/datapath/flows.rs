@@ -57,7 +57,7 @@ impl Flow {
 
     /// Seconds since it was made.
     pub fn age(&self, now: Moment) -> u32 {
-        self.any().map_or(0, |entry| now.seconds.wrapping_sub(entry.created.seconds))
+        self.any().map_or(0, |entry| now.seconds.wrapping_sub(entry.created.seconds) as i32).max(0) as u32
     }
 
     /// Seconds until it ends if it stays idle; it lives as long as either side's timer runs. Not positive

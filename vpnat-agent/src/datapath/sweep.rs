@@ -143,12 +143,14 @@ impl Work {
             let slice = walk.next_slice().map_err(walk_error)?;
             let at_end = slice.is_none();
             for (key, value) in slice.into_iter().flat_map(|(keys, values)| keys.iter().zip(values)) {
-                seen.entries += 1;
                 match value.decode() {
                     Some(entry) => {
                         if has_ended(&entry, now) {
                             ended.push(*key);
-                        } else if entry.direction == Direction::Outbound {
+                            continue;
+                        }
+                        seen.entries += 1;
+                        if entry.direction == Direction::Outbound {
                             let class = (entry.vendor, key.protocol, entry.phase.name());
                             *seen.flows.entry(class).or_default() += 1;
                         }
@@ -158,7 +160,10 @@ impl Work {
                 }
             }
             for keys in ended.chunks(KEYS_PER_CALL) {
-                seen.removed += u64::from(self.reaper.reap(keys)?);
+                let removed = u64::from(self.reaper.reap(keys)?);
+                seen.removed += removed;
+                // What stays is half of a flow that lives; what went may have taken its other half along.
+                seen.entries += (keys.len() as u64).saturating_sub(removed);
             }
             let busy = cpu_time().saturating_sub(begun);
             seen.busy += busy;
@@ -169,7 +174,6 @@ impl Work {
                 return Ok(false);
             }
         }
-        seen.entries = seen.entries.saturating_sub(seen.removed);
         let mut report = lock(report);
         seen.cycles = report.cycles + 1;
         seen.removed += report.removed;

@@ -22,12 +22,8 @@ impl Collector for Shared {
         gauge(&mut encoder, "build_info", "Version of the running agent", |family| {
             family(&[("version", version)], 1)
         })?;
-        gauge(
-            &mut encoder,
-            "ready",
-            "1 if every hook is attached and the maps hold the configuration",
-            |family| family(&[], u64::from(self.is_ready())),
-        )?;
+        let help = "1 if every hook is attached and the maps hold the configuration";
+        single(&mut encoder, "ready", help, &ConstGauge::new(i64::from(self.is_ready())))?;
         let hooks = self.hooks();
         gauge(&mut encoder, "hook_attached", "Hooks that are attached, by device", |family| {
             for (device, hook, program) in &hooks {
