@@ -76,15 +76,14 @@ fn wireguard() {
 
 #[test]
 fn traceroute_names_every_hop() {
-    let site = Site::new();
-    let lab = Topology::new(&site, Shape::TwoArm, Offload::On);
-    lab.nftables();
-    assert_eq!(lab.pods[0].traceroute(VENDOR, 5), [Some(GATEWAY), Some(VPC), Some(VENDOR)]);
-    drop(lab);
-    let lab_site = Site::new();
-    let lab = Topology::new(&lab_site, Shape::SingleArm, Offload::On);
-    lab.nftables();
-    assert_eq!(lab.pods[0].traceroute(VENDOR, 5), [Some(GATEWAY), Some(NAT), Some(VPC), Some(VENDOR)]);
+    let two_arm = [Some(GATEWAY), Some(VPC), Some(VENDOR)];
+    let single_arm = [Some(GATEWAY), Some(NAT), Some(VPC), Some(VENDOR)];
+    for (shape, hops) in [(Shape::TwoArm, &two_arm[..]), (Shape::SingleArm, &single_arm[..])] {
+        let site = Site::new();
+        let lab = Topology::new(&site, shape, Offload::On);
+        lab.nftables();
+        assert_eq!(lab.pods[0].traceroute(VENDOR, 5), hops);
+    }
 }
 
 /// The vendor admits its one address and nobody else.
