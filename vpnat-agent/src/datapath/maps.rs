@@ -151,7 +151,7 @@ impl StateMaps {
 
     /// One counter, summed over the CPUs.
     pub fn count(&self, vendor: u8, hook: Hook, outcome: Outcome) -> Result<Count, Error> {
-        let index = counter_index(vendor, hook, outcome);
+        let index = counter_index(vendor, hook, outcome as u32);
         let values = self.counters.get(&index, 0).map_err(Error::map("reading", names::COUNTERS))?;
         Ok(values.iter().fold(Count::default(), |sum, count| Count {
             packets: sum.packets.wrapping_add(count.packets),
