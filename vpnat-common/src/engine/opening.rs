@@ -100,7 +100,12 @@ impl<T: Tables> Round for Opening<'_, T> {
             let Some(holder) = self.tables.flow(&reverse) else { return false };
             let Some(held) = holder.rewrite(&reverse, Direction::Inbound) else { return false };
             if held.addr == self.key.src && held.port == self.key.src_port {
-                // Our own inbound half: its outbound half is lost, or being made on another CPU.
+                // Our own inbound half: its outbound half is lost, or being made on another CPU. It starts anew.
+                holder.set_sent(0);
+                holder.set_expires(self.entry.expires());
+                if let Some(phase) = self.entry.phase() {
+                    holder.set_phase(phase);
+                }
                 result = Ok(());
             } else if remove_if_over(
                 self.tables,
