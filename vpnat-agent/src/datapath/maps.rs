@@ -26,11 +26,11 @@ use super::pins::Pins;
 fn open(pins: &Pins, name: &'static str) -> Result<Map, Error> {
     let path = pins.map(name);
     let data = MapData::from_pin(&path).map_err(|error| match &error {
-        MapError::SyscallError(SyscallError { io_error, .. })
-            if io_error.kind() == io::ErrorKind::NotFound =>
-        {
-            Error::NothingPinned { path: pins.maps() }
-        }
+        MapError::SyscallError(SyscallError { io_error, .. }) => match io_error.kind() {
+            io::ErrorKind::NotFound => Error::NothingPinned { path: pins.maps() },
+            io::ErrorKind::PermissionDenied => Error::Unreadable { path: pins.maps() },
+            _ => Error::map("opening", name)(error),
+        },
         _ => Error::map("opening", name)(error),
     })?;
     Map::from_map_data(data).map_err(Error::map("opening", name))

@@ -40,7 +40,7 @@ pub type FlowClass = (u8, u8, &'static str);
 pub struct Report {
     /// Walks completed.
     pub cycles: u64,
-    /// Entries in the table, both directions.
+    /// Entries in the table, both directions. A little high after a walk that removed many.
     pub entries: u64,
     /// Entries that fit.
     pub capacity: u64,
