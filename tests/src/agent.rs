@@ -261,8 +261,52 @@ impl<'a> Agent<'a> {
                 found.push(format!("{kind} {entry}"));
             }
         }
+        // Not every bpftool knows TCX.
+        found.extend(self.ns.enter(|| {
+            let devices = nix::net::if_::if_nameindex().expect("the devices");
+            let counts = devices.iter().map(|device| (device.name(), tcx_programs(device.index())));
+            let attached = counts.filter(|(_, count)| *count > 0);
+            attached.map(|(name, count)| format!("{count} by TCX on {name:?}")).collect::<Vec<_>>()
+        }));
         found
     }
+}
+
+/// How many programs hang on a device by TCX, both ways; none on a kernel that does not have it.
+fn tcx_programs(ifindex: u32) -> u32 {
+    /// The start of the kernel's `union bpf_attr` for BPF_PROG_QUERY.
+    #[repr(C)]
+    struct Query {
+        ifindex: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        program_ids: u64,
+        count: u32,
+        padding: [u32; 9],
+    }
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    const BPF_TCX_INGRESS: u32 = 46;
+    const BPF_TCX_EGRESS: u32 = 47;
+    let mut sum = 0;
+    for attach_type in [BPF_TCX_INGRESS, BPF_TCX_EGRESS] {
+        let mut query = Query {
+            ifindex,
+            attach_type,
+            query_flags: 0,
+            attach_flags: 0,
+            program_ids: 0,
+            count: 0,
+            padding: [0; 9],
+        };
+        // SAFETY: the attribute is alive and as long as is said; without a buffer only the count is written.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+        if result == 0 {
+            sum += query.count;
+        }
+    }
+    sum
 }
 
 /// The sum of a metric's samples whose labels contain all of `labels`.

@@ -25,3 +25,4 @@ pub mod tun;
 pub mod vendor;
 pub mod watch;
 pub mod wireguard;
+pub mod xdp_pass;

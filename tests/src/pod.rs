@@ -129,12 +129,15 @@ impl Pod {
             let listener = icmp().expect("a raw ICMP socket");
             let mut hops = Vec::new();
             for ttl in 1..=max {
-                let port = 33434 + ttl as u16;
-                let probe = udp_connect(0, SocketAddrV4::new(to, port), PATIENCE).expect("a UDP socket");
-                let from = probe.local_addr().expect("an own address").port();
-                probe.set_ttl(ttl).expect("a TTL");
-                probe.send(b"traceroute probe").expect("send a probe");
-                let hop = answer_to(&listener, (self.address, from), (to, port));
+                // Three probes for each hop, as traceroute sends them.
+                let hop = (0..3).find_map(|_| {
+                    let port = 33434 + ttl as u16;
+                    let probe = udp_connect(0, SocketAddrV4::new(to, port), PATIENCE).expect("a UDP socket");
+                    let from = probe.local_addr().expect("an own address").port();
+                    probe.set_ttl(ttl).expect("a TTL");
+                    probe.send(b"traceroute probe").expect("send a probe");
+                    answer_to(&listener, (self.address, from), (to, port))
+                });
                 hops.push(hop);
                 if hop == Some(to) {
                     break;

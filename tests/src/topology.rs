@@ -23,6 +23,7 @@ use crate::tun::TunPair;
 use crate::vendor::VendorServer;
 use crate::watch::{Rule, Watch};
 use crate::wireguard::{self, WireGuard};
+use crate::xdp_pass::XdpPass;
 
 /// What vendor-a sees, as it should be.
 pub const EGRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
@@ -108,6 +109,7 @@ pub struct Topology<'a> {
     tun: Option<TunPair>,
     wireguard: Option<WireGuard>,
     charons: Option<[Charon<'a>; 2]>,
+    _peer: Option<XdpPass>,
     site: &'a Site,
 }
 
@@ -157,9 +159,7 @@ impl<'a> Topology<'a> {
         let (pods, stranger) = pods(site, pods_router, offload);
         outside(site, shape);
         let vendors = vendors(site, shape);
-        if offload == Offload::Off {
-            finish_checksums(site, shape);
-        }
+        let peer = (offload == Offload::Off).then(|| finish_checksums(site, shape));
         let mut watch = Watch::default();
         watch.start(&site.vpc, "nat0", Rule::FromNat { in_clear: !shape.is_tunnel() });
         for pod in pods.iter().chain([&stranger]) {
@@ -179,6 +179,7 @@ impl<'a> Topology<'a> {
             tun: None,
             wireguard: None,
             charons: None,
+            _peer: peer,
             site,
         };
         topology.tunnel_up();
@@ -379,12 +380,11 @@ fn vendors(site: &Site, shape: Shape) -> Vec<VendorServer> {
 }
 
 /// Every sender completes its checksums, and the far ends of the NAT's devices take frames from XDP.
-fn finish_checksums(site: &Site, shape: Shape) {
+fn finish_checksums(site: &Site, shape: Shape) -> XdpPass {
     for vendor in &site.vendors[..if shape.is_tunnel() { 1 } else { 2 }] {
         tx_checksum(vendor, "eth0", false);
     }
     tx_checksum(&site.vpc, "nat0", false);
-    gro(&site.vpc, "nat0", true);
     if shape == Shape::SingleArm {
         tx_checksum(&site.vpc, "pods0", false);
     } else {
@@ -393,4 +393,5 @@ fn finish_checksums(site: &Site, shape: Shape) {
         gro(&site.subnet, "router", true);
     }
     tx_checksum(&site.nat, "eth0", false);
+    XdpPass::attach(&site.vpc, "nat0")
 }

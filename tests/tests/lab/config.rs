@@ -42,7 +42,7 @@ fn bad_configurations() {
         change(&mut config);
         config.toml()
     };
-    refused(&lab, "this is not TOML", "line 1");
+    refused(&lab, "this is not TOML", ".toml:1:");
     refused(&lab, &good.toml().replace("[datapath]", "[datapath]\nspeed = 3"), "speed");
     refused(&lab, &with(&|config| config.inside = vec!["eth9".into()]), "eth9");
     refused(&lab, &with(&|config| config.vendors.clear()), "vendor");
