@@ -52,6 +52,28 @@ impl fmt::Debug for Ip4 {
     }
 }
 
+/// An Ethernet address, as three words so that it is moved in words.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
+pub struct Mac {
+    /// The six octets in wire order, two to a word, as the host loads them.
+    pub words: [u16; 3],
+}
+
+impl Mac {
+    /// The address with these octets.
+    #[inline(always)]
+    pub const fn new(octets: [u8; 6]) -> Self {
+        Self {
+            words: [
+                u16::from_ne_bytes([octets[0], octets[1]]),
+                u16::from_ne_bytes([octets[2], octets[3]]),
+                u16::from_ne_bytes([octets[4], octets[5]]),
+            ],
+        }
+    }
+}
+
 /// A TCP or UDP port, or the identifier of an ICMP query. In the host's byte order, so that bpftool
 /// prints the number that people use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::addr::{Ip4, Port};
+use crate::addr::{Ip4, Mac, Port};
 use crate::layout::clock::Moment;
 use crate::layout::flow::{Direction, FlowEntry, FlowKey, Phase};
 
@@ -93,8 +93,35 @@ impl<'a> FlowRef<'a> {
         stamp, set_stamp: u16;
         /// What the next hop takes.
         mtu, set_mtu: u16;
-        /// The next hop's Ethernet address.
-        out_mac, set_out_mac: [u8; 6];
+    }
+
+    /// The next hop's Ethernet address.
+    #[inline(always)]
+    pub fn out_mac(&self) -> Mac {
+        let words = self.out_mac_words();
+        // SAFETY: `new` vouches for the memory; the field's offset is even (asserted below).
+        unsafe {
+            Mac { words: [words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile()] }
+        }
+    }
+
+    /// Writes the next hop's Ethernet address.
+    #[inline(always)]
+    pub fn set_out_mac(&self, mac: Mac) {
+        let words = self.out_mac_words();
+        // SAFETY: as in `out_mac`.
+        unsafe {
+            words.write_volatile(mac.words[0]);
+            words.add(1).write_volatile(mac.words[1]);
+            words.add(2).write_volatile(mac.words[2]);
+        }
+    }
+
+    #[inline(always)]
+    fn out_mac_words(&self) -> *mut u16 {
+        const { assert!(core::mem::offset_of!(FlowEntry, out_mac) % 2 == 0) };
+        // SAFETY: the field lies within the entry.
+        unsafe { (&raw mut (*self.entry.as_ptr()).out_mac).cast() }
     }
 
     #[inline(always)]

@@ -1,8 +1,6 @@
 //! Packets as the engine sees them, and the headers it reads.
 
-use network_types::ip::Ipv4Hdr;
-
-use crate::addr::{Ip4, Port};
+use crate::addr::{Ip4, Mac, Port};
 use crate::layout::flow::{Direction, FlowKey, protocol};
 use crate::layout::outcome::Outcome;
 use crate::tcp::Segment;
@@ -10,13 +8,19 @@ use crate::tcp::Segment;
 /// Something that can be copied out of and into a packet.
 ///
 /// # Safety
-/// The type has alignment 1, no padding, and every bit pattern is a value.
+/// The type has no padding, and every bit pattern is a value.
 pub unsafe trait Wire: Copy {}
 
+// SAFETY: arrays of words.
+unsafe impl<const N: usize> Wire for [u32; N] {}
 // SAFETY: arrays of bytes.
 unsafe impl<const N: usize> Wire for [u8; N] {}
-// SAFETY: `repr(C)` structs of bytes and byte arrays.
-unsafe impl Wire for Ipv4Hdr {}
+// SAFETY: an array of structs of words.
+unsafe impl<const N: usize> Wire for [Mac; N] {}
+// SAFETY: `repr(C)` structs of integers that fill them.
+unsafe impl Wire for Ipv4Head {}
+// SAFETY: as above.
+unsafe impl Wire for TransportHead {}
 // SAFETY: as above.
 unsafe impl Wire for TcpRest {}
 
@@ -51,22 +55,81 @@ pub trait Packet {
     fn change_checksum(&mut self, at: usize, addr_delta: u16, port_delta: u16, optional: bool) -> bool;
 }
 
-/// TCP's header from the acknowledgement number on, without options (RFC 9293 section 3.1).
+/// An IPv4 header without options (RFC 791 section 3.1). Multi-byte fields are as loaded: network byte order
+/// in the host's words.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Ipv4Head {
+    /// Version in the upper half, header length in 32-bit words in the lower.
+    pub version_ihl: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Total length in bytes.
+    pub total_len: u16,
+    /// Identification.
+    pub id: u16,
+    /// Flags and fragment offset.
+    pub fragment: u16,
+    /// Time to live.
+    pub ttl: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Header checksum.
+    pub check: u16,
+    /// Source address.
+    pub src: Ip4,
+    /// Destination address.
+    pub dst: Ip4,
+}
+
+/// The first eight bytes of a TCP, UDP or ICMP header, as loaded.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TransportHead {
+    /// Source port; ICMP: type and code.
+    pub src: u16,
+    /// Destination port; ICMP: checksum.
+    pub dst: u16,
+    /// TCP: sequence number; UDP: length and checksum; ICMP: identifier and sequence number of a query.
+    pub rest: u32,
+}
+
+impl TransportHead {
+    /// The first half of `rest`, as loaded.
+    #[inline(always)]
+    const fn rest_high(&self) -> u16 {
+        let bytes = self.rest.to_ne_bytes();
+        u16::from_ne_bytes([bytes[0], bytes[1]])
+    }
+
+    #[inline(always)]
+    const fn icmp_type(&self) -> u8 {
+        self.src.to_ne_bytes()[0]
+    }
+
+    #[inline(always)]
+    const fn key(&self, ip: &Ip) -> FlowKey {
+        let (src, dst) = (u16::from_be(self.src), u16::from_be(self.dst));
+        FlowKey::new(ip.src, Port::new(src), ip.dst, Port::new(dst), ip.protocol)
+    }
+}
+
+/// TCP's header from the acknowledgement number on, without options (RFC 9293 section 3.1), as loaded.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct TcpRest {
-    /// Acknowledgement number, network byte order.
-    pub ack: [u8; 4],
+    /// Acknowledgement number.
+    pub ack: u32,
     /// Data offset in the upper half, in 32-bit words.
     pub data_offset: u8,
     /// Control bits.
     pub flags: u8,
-    /// Window, network byte order, not scaled.
-    pub window: [u8; 2],
+    /// Window, not scaled.
+    pub window: u16,
     /// Checksum.
-    pub check: [u8; 2],
+    pub check: u16,
     /// Urgent pointer.
-    pub urgent: [u8; 2],
+    pub urgent: u16,
 }
 
 /// Where things lie in an IPv4 header (RFC 791), bytes.
@@ -157,14 +220,14 @@ impl Ip {
     /// [`Outcome::BadHeader`] if it is cut short or contradicts itself.
     #[inline(always)]
     pub fn read<P: Packet>(packet: &P) -> Result<Self, Outcome> {
-        let header: Ipv4Hdr = packet.load(0).ok_or(Outcome::BadHeader)?;
-        let header_len = ((header.vihl & 0xf) as usize) << 2;
-        let mut total_len = u16::from_be_bytes(header.tot_len) as u32;
+        let header: Ipv4Head = packet.load(0).ok_or(Outcome::BadHeader)?;
+        let header_len = ((header.version_ihl & 0xf) as usize) << 2;
+        let mut total_len = u16::from_be(header.total_len) as u32;
         if total_len == 0 {
             // A GSO packet above 64 kB ("BIG TCP") has no room for its length.
             total_len = packet.len();
         }
-        if header.vihl >> 4 != 4
+        if header.version_ihl >> 4 != 4
             || header_len < ipv4::LEN
             || total_len < header_len as u32
             || total_len > packet.len()
@@ -172,13 +235,13 @@ impl Ip {
             return Err(Outcome::BadHeader);
         }
         Ok(Self {
-            src: Ip4 { octets: header.src_addr },
-            dst: Ip4 { octets: header.dst_addr },
-            protocol: header.proto,
+            src: header.src,
+            dst: header.dst,
+            protocol: header.protocol,
             ttl: header.ttl,
-            check: u16::from_ne_bytes(header.check),
-            id: u16::from_be_bytes(header.id),
-            fragment: u16::from_be_bytes(header.frags),
+            check: header.check,
+            id: u16::from_be(header.id),
+            fragment: u16::from_be(header.fragment),
             header_len,
             total_len,
         })
@@ -248,11 +311,11 @@ impl Subject {
         let at = ip.header_len;
         let room = ip.total_len - ip.header_len as u32;
         // All three transports fill eight bytes, and have what tells flows apart in them.
-        let head: [u8; 8] = if PLAIN { packet.load(ipv4::LEN) } else { packet.load_at(at) }.ok_or(BAD)?;
+        let head: TransportHead =
+            if PLAIN { packet.load(ipv4::LEN) } else { packet.load_at(at) }.ok_or(BAD)?;
         if room < 8 {
             return Err(BAD);
         }
-        let (src, dst) = ([head[0], head[1]], [head[2], head[3]]);
         match ip.protocol {
             protocol::TCP => {
                 let rest: TcpRest = if PLAIN {
@@ -262,33 +325,33 @@ impl Subject {
                 }
                 .ok_or(BAD)?;
                 let header_len = (rest.data_offset >> 4) as u32 * 4;
-                if header_len < 20 || header_len > room || dst == [0, 0] {
+                if header_len < 20 || header_len > room || head.dst == 0 {
                     return Err(BAD);
                 }
-                let seq = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-                let tcp = Segment::new(seq, &rest, room);
-                Ok(Self { key: key(ip, src, dst), kind: Kind::Tcp, tcp })
+                let tcp = Segment::new(u32::from_be(head.rest), &rest, room);
+                Ok(Self { key: head.key(ip), kind: Kind::Tcp, tcp })
             }
             protocol::UDP => {
-                let len = u16::from_be_bytes([head[4], head[5]]) as u32;
+                let len = u16::from_be(head.rest_high()) as u32;
                 // The length of a first fragment is that of the whole datagram, and of a GSO packet may be 0.
                 let fits = len <= room || ip.is_fragment();
-                if (len != 0 && len < 8) || !fits || dst == [0, 0] {
+                if (len != 0 && len < 8) || !fits || head.dst == 0 {
                     return Err(BAD);
                 }
-                Ok(Self { key: key(ip, src, dst), kind: Kind::Udp, tcp: Segment::NONE })
+                Ok(Self { key: head.key(ip), kind: Kind::Udp, tcp: Segment::NONE })
             }
             protocol::ICMP => {
-                let id = [head[4], head[5]];
-                let (src, dst, kind) = match head[0] {
-                    icmp::ECHO | icmp::TIMESTAMP => (id, [0, 0], Kind::Query),
-                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY => ([0, 0], id, Kind::Reply),
+                let id = head.rest_high();
+                let (src, dst, kind) = match head.icmp_type() {
+                    icmp::ECHO | icmp::TIMESTAMP => (id, 0, Kind::Query),
+                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY => (0, id, Kind::Reply),
                     icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => {
                         return Err(NoSubject::IcmpError);
                     }
                     _ => return Err(NoSubject::Refused(Outcome::IcmpTypeRefused)),
                 };
-                Ok(Self { key: key(ip, src, dst), kind, tcp: Segment::NONE })
+                let key = TransportHead { src, dst, rest: 0 }.key(ip);
+                Ok(Self { key, kind, tcp: Segment::NONE })
             }
             _ => Err(NoSubject::Refused(Outcome::ProtocolUnsupported)),
         }
@@ -302,9 +365,4 @@ impl Subject {
             Direction::Inbound => self.key.dst_port,
         }
     }
-}
-
-#[inline(always)]
-fn key(ip: &Ip, src: [u8; 2], dst: [u8; 2]) -> FlowKey {
-    FlowKey::new(ip.src, Port::from_wire(src), ip.dst, Port::from_wire(dst), ip.protocol)
 }

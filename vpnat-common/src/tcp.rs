@@ -50,8 +50,8 @@ impl Segment {
         Self {
             seq,
             seq_end: seq.wrapping_add(payload).wrapping_add(phantom),
-            ack: u32::from_be_bytes(rest.ack),
-            window: u16::from_be_bytes(rest.window),
+            ack: u32::from_be(rest.ack),
+            window: u16::from_be(rest.window),
             flags: rest.flags,
             header_len,
         }

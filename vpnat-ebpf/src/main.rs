@@ -2,12 +2,13 @@
 //! packet is in `vpnat_common::engine`.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the program macros add items of their own next to the documented functions")]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod maps;
 mod skb;
 mod tables;
 mod tc;
+mod unaligned;
 mod upkeep;
 mod xdp;
 

@@ -6,6 +6,8 @@ use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_da
 use aya_ebpf::programs::TcContext;
 use vpnat_common::packet::{Packet, Wire};
 
+use crate::unaligned;
+
 /// `~x + x`: the difference that changes nothing.
 const NO_CHANGE: u16 = 0xffff;
 
@@ -57,7 +59,7 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         // SAFETY: `place` has checked the bounds; `Wire` types have alignment 1 and take any bytes.
-        self.place::<T>(offset).map(|place| unsafe { place.read_unaligned() })
+        self.place::<T>(offset).map(|place| unsafe { unaligned::read(place) })
     }
 
     #[inline(always)]
@@ -80,7 +82,7 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
         match self.place::<T>(offset) {
             Some(place) => {
                 // SAFETY: `place` has checked the bounds; the verifier's prologue has made the head writable.
-                unsafe { place.write_unaligned(value) };
+                unsafe { unaligned::write(place, value) };
                 true
             }
             None => false,

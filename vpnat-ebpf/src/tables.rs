@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_loop};
-use vpnat_common::addr::Ip4;
+use vpnat_common::addr::{Ip4, Mac};
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
 use vpnat_common::flow_ref::FlowRef;
@@ -178,7 +178,7 @@ impl Tables for Kernel {
         match result {
             fib::SUCCESS => Route::Ready {
                 ifindex: lookup.ifindex,
-                mac: lookup.dmac,
+                mac: Mac::new(lookup.dmac),
                 // SAFETY: on success the helper has put the route's MTU here.
                 mtu: unsafe { lookup.__bindgen_anon_1.mtu_result },
             },

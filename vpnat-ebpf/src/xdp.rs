@@ -5,6 +5,7 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_xdp_load_bytes;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use vpnat_common::addr::Mac;
 use vpnat_common::checksum::{self, Sum};
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::fast;
@@ -15,6 +16,7 @@ use vpnat_common::packet::{Packet, Wire};
 
 use crate::maps::{XDP_DEVICES, XDP_PORTS};
 use crate::tables::Kernel;
+use crate::unaligned;
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -54,7 +56,8 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     fn is_ipv4(&self) -> bool {
         // SAFETY: `place` has checked the bounds.
-        self.place::<[u8; 2]>(ETHER_TYPE).is_some_and(|place| unsafe { *place } == [0x08, 0x00])
+        self.place::<[u8; 2]>(ETHER_TYPE)
+            .is_some_and(|place| unsafe { unaligned::read(place) } == [0x08, 0x00])
     }
 }
 
@@ -62,7 +65,7 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         // SAFETY: `place` has checked the bounds; `Wire` types have alignment 1 and take any bytes.
-        self.place::<T>(ETHERNET + offset).map(|place| unsafe { place.read_unaligned() })
+        self.place::<T>(ETHERNET + offset).map(|place| unsafe { unaligned::read(place) })
     }
 
     #[inline(always)]
@@ -85,7 +88,7 @@ impl Packet for Frame<'_> {
         match self.place::<T>(ETHERNET + offset) {
             Some(place) => {
                 // SAFETY: `place` has checked the bounds.
-                unsafe { place.write_unaligned(value) };
+                unsafe { unaligned::write(place, value) };
                 true
             }
             None => false,
@@ -136,12 +139,12 @@ impl Link for Frame<'_> {
     }
 
     #[inline(always)]
-    fn address(&mut self, slot: u8, mac: [u8; 6]) -> bool {
-        let (Some(port), Some(place)) = (XDP_PORTS.get(slot as u32), self.place::<[[u8; 6]; 2]>(0)) else {
+    fn address(&mut self, slot: u8, mac: Mac) -> bool {
+        let (Some(port), Some(place)) = (XDP_PORTS.get(slot as u32), self.place::<[Mac; 2]>(0)) else {
             return false;
         };
         // SAFETY: `place` has checked the bounds.
-        unsafe { place.write_unaligned([mac, port.mac]) };
+        unsafe { unaligned::write(place, [mac, port.mac()]) };
         true
     }
 }

@@ -208,10 +208,9 @@ fn keep_next_hop<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
 /// Whether the checksum of a header without options holds (RFC 1812 section 5.2.2).
 #[inline(always)]
 fn header_checksum_holds<P: Packet>(packet: &P) -> bool {
-    let Some(words) = packet.load::<[u8; ipv4::LEN]>(0) else { return false };
-    let word =
-        |at: usize| u32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]) as u64;
-    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
+    let Some(words) = packet.load::<[u32; 5]>(0) else { return false };
+    let [a, b, c, d, e] = words.map(u64::from);
+    let sum = a + b + c + d + e;
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);

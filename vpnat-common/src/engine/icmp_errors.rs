@@ -1,8 +1,6 @@
 //! ICMP errors (RFC 5508 section 4): judged by the packet they quote, whatever address they come from, and
 //! translated together with the quote. They never make, renew or end a flow.
 
-use network_types::ip::Ipv4Hdr;
-
 use super::tables::Tables;
 use super::{Decision, rewrite};
 use crate::addr::{Ip4, Port};
@@ -10,7 +8,7 @@ use crate::checksum::{self, Sum};
 use crate::flow_ref::Rewrite;
 use crate::layout::flow::{Direction, FlowKey, protocol};
 use crate::layout::outcome::Outcome;
-use crate::packet::{Ip, Packet, icmp, ipv4, transport};
+use crate::packet::{Ip, Ipv4Head, Packet, icmp, ipv4, transport};
 
 /// Bytes of an ICMP error in front of the quote.
 const ICMP_HEADER: usize = 8;
@@ -37,10 +35,10 @@ impl Quote {
     #[inline(always)]
     fn read<P: Packet>(packet: &P, ip: &Ip) -> Option<Self> {
         let at = ip.header_len + ICMP_HEADER;
-        let header: Ipv4Hdr = packet.load_at(at)?;
-        let header_len = ((header.vihl & 0xf) as usize) << 2;
-        let first = u16::from_be_bytes(header.frags) & ipv4::FRAGMENT_OFFSET == 0;
-        if header.vihl >> 4 != 4 || header_len < ipv4::LEN || !first {
+        let header: Ipv4Head = packet.load_at(at)?;
+        let header_len = ((header.version_ihl & 0xf) as usize) << 2;
+        let first = u16::from_be(header.fragment) & ipv4::FRAGMENT_OFFSET == 0;
+        if header.version_ihl >> 4 != 4 || header_len < ipv4::LEN || !first {
             return None;
         }
         let start = at + header_len;
@@ -48,7 +46,7 @@ impl Quote {
         // (RFC 4884), whose own length field bounds the quote too.
         let words: [u8; 1] = packet.load_at(ip.header_len + 5)?;
         let mut end = ip.total_len as usize;
-        end = end.min(at + u16::from_be_bytes(header.tot_len) as usize);
+        end = end.min(at + u16::from_be(header.total_len) as usize);
         if words[0] != 0 {
             end = end.min(at + words[0] as usize * 4);
         }
@@ -56,7 +54,7 @@ impl Quote {
             return None;
         }
         let head: [u8; 8] = packet.load_at(start)?;
-        let (src_port, dst_port) = match header.proto {
+        let (src_port, dst_port) = match header.protocol {
             protocol::TCP | protocol::UDP => {
                 (Port::from_wire([head[0], head[1]]), Port::from_wire([head[2], head[3]]))
             }
@@ -75,12 +73,12 @@ impl Quote {
             at,
             transport: start,
             end,
-            src: Ip4 { octets: header.src_addr },
-            dst: Ip4 { octets: header.dst_addr },
+            src: header.src,
+            dst: header.dst,
             src_port,
             dst_port,
-            protocol: header.proto,
-            check: u16::from_ne_bytes(header.check),
+            protocol: header.protocol,
+            check: header.check,
         })
     }
 

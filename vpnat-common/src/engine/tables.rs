@@ -2,7 +2,7 @@
 //! host's tests from collections of their own.
 
 use super::Decision;
-use crate::addr::Ip4;
+use crate::addr::{Ip4, Mac};
 use crate::flow_ref::FlowRef;
 use crate::layout::clock::{Moment, Settings};
 use crate::layout::device::Device;
@@ -28,7 +28,7 @@ pub enum Route {
         /// Interface index.
         ifindex: u32,
         /// The next hop's Ethernet address.
-        mac: [u8; 6],
+        mac: Mac,
         /// Largest packet that the route takes, bytes.
         mtu: u16,
     },
@@ -60,14 +60,14 @@ pub struct NextHop {
     /// XDP slot of the device, 0 if XDP cannot send it on.
     pub slot: u8,
     /// Ethernet address of the neighbour.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// Largest packet that it takes, bytes.
     pub mtu: u16,
 }
 
 impl NextHop {
     /// There is none.
-    pub const NONE: Self = Self { slot: 0, mac: [0; 6], mtu: 0 };
+    pub const NONE: Self = Self { slot: 0, mac: Mac { words: [0; 3] }, mtu: 0 };
 }
 
 /// A packet that XDP can send on itself.
@@ -78,7 +78,7 @@ pub trait Link: Packet {
 
     /// Addresses the frame to `mac`, from the device in `slot`.
     #[must_use]
-    fn address(&mut self, slot: u8, mac: [u8; 6]) -> bool;
+    fn address(&mut self, slot: u8, mac: Mac) -> bool;
 }
 
 /// One round of a loop that may run many times. Whatever loops is given to [`Tables::repeat`], because the

@@ -1,5 +1,7 @@
 //! Which device plays which part.
 
+use crate::addr::Mac;
+
 /// Bits of [`Device::roles`].
 pub mod role {
     /// Pods' packets arrive here.
@@ -34,4 +36,12 @@ pub struct XdpPort {
     pub roles: u8,
     /// Padding, 0.
     pub _pad: u8,
+}
+
+impl XdpPort {
+    /// The device's own Ethernet address.
+    #[inline(always)]
+    pub const fn mac(&self) -> Mac {
+        Mac::new(self.mac)
+    }
 }

@@ -5,12 +5,14 @@ use crate::addr::{Ip4, Port};
 
 /// IP protocol numbers that are translated (IANA protocol numbers).
 pub mod protocol {
+    use network_types::ip::IpProto;
+
     /// ICMP.
-    pub const ICMP: u8 = 1;
+    pub const ICMP: u8 = IpProto::Icmp as u8;
     /// TCP.
-    pub const TCP: u8 = 6;
+    pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.
-    pub const UDP: u8 = 17;
+    pub const UDP: u8 = IpProto::Udp as u8;
 }
 
 /// The 5-tuple of a packet as it arrives, before any translation.
