@@ -1,0 +1,266 @@
+//! One scenario in one way of meeting vpnat.
+
+use std::collections::BTreeMap;
+
+use vpnat_common::layout::flow::FlowEntry;
+use vpnat_common::layout::outcome::{Hook, Outcome, counter_index};
+use vpnat_common::layout::user::FlowEntryBytes;
+use vpnat_common::layout::vendor::VendorPolicy;
+
+use crate::plan::{End, mac_of};
+use crate::seen::Seen;
+use crate::world::{Site, World, key, tc_context, world, xdp_context};
+
+/// Length of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+/// A way in which packets meet the programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// At XDP, with a device for each side.
+    Xdp,
+    /// At XDP, with one device for both.
+    XdpOneArm,
+    /// At TC of Ethernet devices.
+    TcEthernet,
+    /// At TC of an Ethernet device for both sides.
+    TcEthernetOneArm,
+    /// At TC of devices without Ethernet header.
+    TcTunnel,
+    /// At TC of one such device for both sides.
+    TcTunnelOneArm,
+}
+
+/// Every way.
+pub const ALL: &[Way] = &[
+    Way::Xdp,
+    Way::XdpOneArm,
+    Way::TcEthernet,
+    Way::TcEthernetOneArm,
+    Way::TcTunnel,
+    Way::TcTunnelOneArm,
+];
+
+/// The fast path.
+pub const XDP: &[Way] = &[Way::Xdp, Way::XdpOneArm];
+
+/// The hooks that serve every shape of packet.
+pub const TC: &[Way] = &[Way::TcEthernet, Way::TcEthernetOneArm, Way::TcTunnel, Way::TcTunnelOneArm];
+
+/// Which way a packet travels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Course {
+    /// From a pod towards a vendor.
+    Out,
+    /// From outside towards a pod.
+    Back,
+}
+
+impl Way {
+    /// Whether this is the fast path.
+    pub fn is_xdp(self) -> bool {
+        XDP.contains(&self)
+    }
+
+    fn one_arm(self) -> bool {
+        matches!(self, Self::XdpOneArm | Self::TcEthernetOneArm | Self::TcTunnelOneArm)
+    }
+
+    /// Whether packets start with an Ethernet header.
+    pub fn ethernet(self) -> bool {
+        !matches!(self, Self::TcTunnel | Self::TcTunnelOneArm)
+    }
+
+    /// The program that does the translation.
+    pub fn program(self, course: Course) -> &'static str {
+        match (self, course) {
+            (Self::Xdp, Course::Out) => "xdp_inside",
+            (Self::Xdp, Course::Back) => "xdp_outside",
+            (Self::XdpOneArm, _) => "xdp_both",
+            (Self::TcEthernet | Self::TcEthernetOneArm, Course::Out) => "egress_outside_l2",
+            (Self::TcTunnel | Self::TcTunnelOneArm, Course::Out) => "egress_outside_l3",
+            (Self::TcEthernet, Course::Back) => "ingress_outside_l2",
+            (Self::TcEthernetOneArm, Course::Back) => "ingress_both_l2",
+            (Self::TcTunnel, Course::Back) => "ingress_outside_l3",
+            (Self::TcTunnelOneArm, Course::Back) => "ingress_both_l3",
+        }
+    }
+
+    /// Where it counts.
+    pub fn hook(self, course: Course) -> Hook {
+        match course {
+            _ if self.is_xdp() => Hook::Xdp,
+            Course::Out => Hook::TcEgress,
+            Course::Back => Hook::TcIngress,
+        }
+    }
+}
+
+/// A flow, as the packets at its three ends name it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The pod's end.
+    pub pod: End,
+    /// The vendor's end.
+    pub remote: End,
+    /// What the vendor sees of the pod.
+    pub public: End,
+}
+
+/// A scenario under way.
+pub struct Case<'w> {
+    /// Programs and maps.
+    pub world: &'w mut World,
+    /// How packets meet the programs.
+    pub way: Way,
+}
+
+/// Runs `scenario` afresh in each of `ways`.
+pub fn each(ways: &[Way], scenario: impl Fn(&mut Case<'_>) + Sync) {
+    let mut world = world();
+    let world = &mut *world;
+    for way in ways {
+        let site = if way.one_arm() { &world.one_arm } else { &world.two_arms };
+        let namespace = site.namespace.clone();
+        // The kernel looks devices and routes up in the namespace of the thread that runs a program.
+        namespace.enter(|| {
+            world.prepare(way.one_arm());
+            scenario(&mut Case { world: &mut *world, way: *way });
+        });
+    }
+}
+
+impl Case<'_> {
+    /// The namespace and devices.
+    pub fn site(&self) -> &Site {
+        if self.way.one_arm() { &self.world.one_arm } else { &self.world.two_arms }
+    }
+
+    /// Sends an IP packet from a pod towards a vendor.
+    pub fn out(&mut self, packet: &[u8]) -> Seen {
+        self.send(Course::Out, packet)
+    }
+
+    /// Sends an IP packet from outside towards the instance.
+    pub fn back(&mut self, packet: &[u8]) -> Seen {
+        self.send(Course::Back, packet)
+    }
+
+    fn send(&mut self, course: Course, packet: &[u8]) -> Seen {
+        let (inside, outside) = (self.site().inside.0, self.site().outside.0);
+        let (ifindex, ingress) = match (self.way.is_xdp(), course) {
+            (true, Course::Out) => (inside, 0),
+            (true, Course::Back) => (outside, 0),
+            (false, Course::Out) => (outside, inside),
+            (false, Course::Back) => (outside, outside),
+        };
+        self.run(self.way.program(course), self.way.hook(course), (ifindex, ingress), packet)
+    }
+
+    /// Sends an IP packet that the instance made itself, by TC egress.
+    pub fn local(&mut self, packet: &[u8]) -> Seen {
+        let outside = self.site().outside.0;
+        self.run(self.way.program(Course::Out), Hook::TcEgress, (outside, 0), packet)
+    }
+
+    /// Runs `program` on an IP packet, on the first of `devices`, having come in by the second.
+    pub fn run(&mut self, program: &str, hook: Hook, devices: (u32, u32), packet: &[u8]) -> Seen {
+        let input = self.frame(packet);
+        let xdp = program.starts_with("xdp_");
+        let context = if xdp { xdp_context(devices.0, input.len()) } else { tc_context(devices.0, devices.1) };
+        let before = self.world.counts();
+        let (returned, output) = self.world.run(program, &input, &context);
+        let after = self.world.counts();
+        let mut moved = BTreeMap::new();
+        for (index, count) in after {
+            let earlier = before.get(&index).copied().unwrap_or_default();
+            let change = (count.packets - earlier.packets, count.bytes - earlier.bytes);
+            if change != (0, 0) {
+                moved.insert(index, change);
+            }
+        }
+        Seen {
+            title: format!("{:?}, {program}", self.way),
+            way: self.way,
+            hook,
+            devices: [self.site().inside, self.site().outside],
+            link: if self.way.ethernet() { ETHERNET } else { 0 },
+            input,
+            output,
+            returned,
+            moved,
+        }
+    }
+
+    fn frame(&self, packet: &[u8]) -> Vec<u8> {
+        if !self.way.ethernet() {
+            return packet.to_vec();
+        }
+        let source = mac_of(std::net::Ipv4Addr::new(8, 0, 0, 99));
+        [&self.site().inside.1[..], &source, &[8, 0], packet].concat()
+    }
+
+    /// Moves the datapath's clock on.
+    pub fn wait(&mut self, seconds: u32) {
+        self.world
+            .maps
+            .change_settings(|settings| {
+                settings.clock_offset_s = settings.clock_offset_s.wrapping_add(seconds);
+            })
+            .expect("the clock's offset");
+    }
+
+    /// Changes a vendor's policy.
+    pub fn change_policy(&mut self, slot: u8, change: impl FnOnce(&mut VendorPolicy)) {
+        let vendors = &mut self.world.maps.vendors;
+        let mut policy = vendors.get(&slot.into(), 0).expect("a vendor's policy");
+        change(&mut policy);
+        vendors.set(slot.into(), policy, 0).expect("a vendor's policy");
+    }
+
+    /// How many entries the flow table has.
+    pub fn entries(&self) -> usize {
+        self.world.flows.keys().flatten().count()
+    }
+
+    /// The entries of a flow, outbound first, as they lie in the table.
+    pub fn halves(&self, line: &Line) -> [Option<FlowEntryBytes>; 2] {
+        line.keys().map(|key| self.world.flows.get(&key, 0).ok())
+    }
+
+    /// Both entries of a flow, outbound first. Each must translate to the other end and say so soundly.
+    pub fn pair(&self, line: &Line) -> [FlowEntry; 2] {
+        let [outbound, inbound] = line.keys();
+        let decoded = self.halves(line).map(|half| {
+            half.unwrap_or_else(|| panic!("{:?}: half of {line:?} is missing", self.way))
+                .decode()
+                .expect("an entry that can be read")
+        });
+        for (entry, own, new, old) in
+            [(&decoded[0], outbound, line.public, line.pod), (&decoded[1], inbound, line.pod, line.public)]
+        {
+            assert_eq!((entry.new_addr, entry.new_port.number), (new.0.into(), new.1), "{line:?}");
+            assert_eq!(entry.check, own.check(), "{line:?}");
+            // ~old + new over the address, RFC 1624.
+            let words = |end: End| end.0.octets().chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum::<u32>();
+            let difference = (words(new) + 2 * 0xffff - words(old)) % 0xffff;
+            assert_eq!(u32::from(u16::from_be(entry.addr_delta)) % 0xffff, difference, "{line:?}");
+        }
+        assert_eq!(decoded[0].phase, decoded[1].phase, "{:?}: both halves share the phase", self.way);
+        decoded
+    }
+}
+
+impl Line {
+    /// The keys of both entries, outbound first.
+    pub fn keys(&self) -> [vpnat_common::layout::flow::FlowKey; 2] {
+        [key(self.protocol, self.pod, self.remote), key(self.protocol, self.remote, self.public)]
+    }
+}
+
+/// The counter of a packet that ended so.
+pub fn counter(vendor: u8, hook: Hook, outcome: Outcome) -> u32 {
+    counter_index(vendor, hook, outcome as u32)
+}

@@ -1,0 +1,162 @@
+//! What became of a packet, and the sentences in which a test says what should have.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use tests::packet::Packet;
+use vpnat_common::layout::outcome::{Fate, Hook, OUTCOME_SLOTS, Outcome};
+
+use crate::case::{Way, counter};
+use crate::model;
+use crate::plan::{GATEWAY, mac_of};
+
+/// Verdicts of the kernel's uapi.
+mod verdict {
+    pub const XDP_DROP: u32 = 1;
+    pub const XDP_PASS: u32 = 2;
+    pub const XDP_TX: u32 = 3;
+    pub const XDP_REDIRECT: u32 = 4;
+    pub const TC_UNSPEC: u32 = u32::MAX;
+    pub const TC_SHOT: u32 = 2;
+}
+
+/// A packet before and after a program's run.
+pub struct Seen {
+    pub title: String,
+    pub way: Way,
+    pub hook: Hook,
+    /// Inside and outside device: index and Ethernet address.
+    pub devices: [(u32, [u8; 6]); 2],
+    /// Length of the link layer's header.
+    pub link: usize,
+    pub input: Vec<u8>,
+    pub output: Vec<u8>,
+    pub returned: u32,
+    /// Counters that moved: packets and bytes.
+    pub moved: BTreeMap<u32, (u64, u64)>,
+}
+
+impl Seen {
+    /// It was not translated, for these reasons at TC and at XDP, and not a byte of it has changed.
+    #[track_caller]
+    pub fn ends(&self, tc: (u8, Outcome), xdp: (u8, Outcome)) {
+        let (vendor, outcome) = if self.hook == Hook::Xdp { xdp } else { tc };
+        let returned = match (self.hook, outcome.fate()) {
+            (Hook::Xdp, Fate::Dropped) => verdict::XDP_DROP,
+            (Hook::Xdp, _) => verdict::XDP_PASS,
+            (_, Fate::Dropped) => verdict::TC_SHOT,
+            (_, _) => verdict::TC_UNSPEC,
+        };
+        assert_ne!(outcome.fate(), Fate::Translated, "use `becomes`");
+        self.counted(vendor, outcome);
+        self.returned(returned);
+        self.holds(&self.input);
+    }
+
+    /// As [`Seen::ends`], for the same reason wherever it was seen.
+    #[track_caller]
+    pub fn ends_as(&self, vendor: u8, outcome: Outcome) {
+        self.ends((vendor, outcome), (vendor, outcome));
+    }
+
+    /// It left for the vendor in `vendor` and is `expected` now, but for what the hop itself changes.
+    #[track_caller]
+    pub fn leaves_as(&self, vendor: u8, expected: &[u8]) {
+        self.translated((vendor, Outcome::Outbound), expected, GATEWAY, self.devices[1]);
+    }
+
+    /// It went on to the pod and is `expected` now, but for what the hop itself changes.
+    #[track_caller]
+    pub fn arrives_as(&self, vendor: u8, expected: &[u8]) {
+        let pod = Packet::new(expected).expect("a packet").destination();
+        self.translated((vendor, Outcome::Inbound), expected, pod, self.devices[0]);
+    }
+
+    /// The source port (or query identifier) that it has now.
+    pub fn port(&self) -> u16 {
+        let packet = &self.output[self.link..];
+        let at = model::header_length(packet) + if packet[9] == tests::packet::ICMP { 4 } else { 0 };
+        u16::from_be_bytes([packet[at], packet[at + 1]])
+    }
+
+    #[track_caller]
+    fn translated(
+        &self,
+        (vendor, outcome): (u8, Outcome),
+        expected: &[u8],
+        next_hop: Ipv4Addr,
+        device: (u32, [u8; 6]),
+    ) {
+        self.counted(vendor, outcome);
+        if self.hook != Hook::Xdp {
+            // The stack's part: link layer, time to live, and the way on.
+            self.returned(verdict::TC_UNSPEC);
+            self.holds(&[&self.input[..self.link], expected].concat());
+            return;
+        }
+        let one_arm = self.devices[0].0 == self.devices[1].0;
+        self.returned(if one_arm { verdict::XDP_TX } else { verdict::XDP_REDIRECT });
+        self.holds(&[&mac_of(next_hop)[..], &device.1, &[8, 0], &model::hop(expected)].concat());
+    }
+
+    /// Exactly one counter has moved, by this packet.
+    #[track_caller]
+    fn counted(&self, vendor: u8, outcome: Outcome) {
+        let bytes = (self.input.len() - self.link) as u64;
+        let expected = BTreeMap::from([(counter(vendor, self.hook, outcome), (1, bytes))]);
+        if self.moved != expected {
+            let names = |moved: &BTreeMap<u32, (u64, u64)>| {
+                moved.iter().map(|(index, change)| format!("{} by {change:?}", name(*index))).collect::<Vec<_>>()
+            };
+            panic!(
+                "{}: counted {:?}, expected {:?}\n{}",
+                self.title,
+                names(&self.moved),
+                names(&expected),
+                side_by_side(&self.input, &self.output)
+            );
+        }
+    }
+
+    #[track_caller]
+    fn returned(&self, expected: u32) {
+        assert_eq!(self.returned as i32, expected as i32, "{}: verdict", self.title);
+    }
+
+    #[track_caller]
+    fn holds(&self, expected: &[u8]) {
+        assert!(
+            self.output == expected,
+            "{}: found and expected\n{}",
+            self.title,
+            side_by_side(&self.output, expected)
+        );
+    }
+}
+
+/// A counter's name.
+fn name(index: u32) -> String {
+    let (vendor, hook) = (index / OUTCOME_SLOTS / 4, index / OUTCOME_SLOTS % 4);
+    let outcome = Outcome::ALL.iter().find(|outcome| **outcome as u32 == index % OUTCOME_SLOTS);
+    format!("vendor {vendor}, {}: {:?}", Hook::ALL[hook as usize].name(), outcome)
+}
+
+/// Two packets in hexadecimal, with the bytes marked in which they differ.
+pub fn side_by_side(left: &[u8], right: &[u8]) -> String {
+    let mut text = format!("  {} and {} bytes\n", left.len(), right.len());
+    for at in (0..left.len().max(right.len())).step_by(16) {
+        let row = |bytes: &[u8], other: &[u8]| {
+            (at..at + 16).fold(String::new(), |mut row, place| {
+                let mark = if bytes.get(place) == other.get(place) { ' ' } else { '*' };
+                match bytes.get(place) {
+                    Some(byte) => write!(row, "{mark}{byte:02x}").expect("a string"),
+                    None => row += "   ",
+                }
+                row
+            })
+        };
+        writeln!(text, "  {at:4}: {}  |  {}", row(left, right), row(right, left)).expect("a string");
+    }
+    text
+}
