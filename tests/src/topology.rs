@@ -12,12 +12,14 @@
 //! comes from the NAT to the vendor.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::agent::{Agent, Config, Vendor, Xdp};
 use crate::ipsec::{self, Charon};
 use crate::link::{bridge, gro, mac, tx_checksum, veth};
 use crate::netns::Namespace;
 use crate::pod::Pod;
+use crate::process::wait_until;
 use crate::sandbox::Sandbox;
 use crate::tun::TunPair;
 use crate::vendor::VendorServer;
@@ -260,6 +262,14 @@ impl<'a> Topology<'a> {
         for charon in self.charons.take().into_iter().flatten() {
             charon.kill();
         }
+        // A process that another thread is just starting holds the descriptors until it executes.
+        let (site, device) = (self.site, self.outside_device());
+        wait_until("the tunnel's devices go", Duration::from_secs(5), || {
+            self.shape != Shape::Tun || site.gateway.ifindex(device).is_none()
+        });
+        wait_until("the tunnel's device goes", Duration::from_secs(5), || {
+            !self.shape.is_tunnel() || site.nat.ifindex(device).is_none()
+        });
     }
 
     /// The IKE daemons: the NAT instance's, then the vendor's.
