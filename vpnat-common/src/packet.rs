@@ -50,9 +50,15 @@ pub trait Packet {
 
     /// Changes the transport checksum at `at` by the difference of the address (part of the pseudo-header)
     /// and of the port. With `optional` (UDP), a field of 0 means "no checksum" and stays 0, and a result
-    /// of 0 is written as 0xffff (RFC 768).
+    /// of 0 is written as 0xffff (RFC 768). `PLAIN` says that `at` is a constant of the caller.
     #[must_use]
-    fn change_checksum(&mut self, at: usize, addr_delta: u16, port_delta: u16, optional: bool) -> bool;
+    fn change_checksum<const PLAIN: bool>(
+        &mut self,
+        at: usize,
+        addr_delta: u16,
+        port_delta: u16,
+        optional: bool,
+    ) -> bool;
 }
 
 /// An IPv4 header without options (RFC 791 section 3.1). Multi-byte fields are as loaded: network byte order

@@ -110,14 +110,21 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
     }
 
     #[inline(always)]
-    fn change_checksum(&mut self, at: usize, addr_delta: u16, port_delta: u16, optional: bool) -> bool {
+    fn change_checksum<const PLAIN: bool>(
+        &mut self,
+        at: usize,
+        addr_delta: u16,
+        port_delta: u16,
+        optional: bool,
+    ) -> bool {
         // The helper knows whether the field is a full sum or, with offload, only that of the pseudo-header.
         let mark = if optional { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
         let skb = self.context.skb.skb;
         let at = (L2 + at) as u32;
         // SAFETY: the context is that of the running program; a size of 0 makes `to` a difference.
         unsafe {
-            bpf_l4_csum_replace(skb, at, 0, addr_delta as u64, BPF_F_PSEUDO_HDR as u64 | mark) == 0
+            (addr_delta == NO_CHANGE
+                || bpf_l4_csum_replace(skb, at, 0, addr_delta as u64, BPF_F_PSEUDO_HDR as u64 | mark) == 0)
                 && (port_delta == NO_CHANGE || bpf_l4_csum_replace(skb, at, 0, port_delta as u64, mark) == 0)
         }
     }

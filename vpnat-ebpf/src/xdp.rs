@@ -2,7 +2,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::bpf_xdp_load_bytes;
+use aya_ebpf::helpers::{bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use vpnat_common::addr::Mac;
@@ -96,9 +96,17 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
-    fn store_at<T: Wire>(&mut self, offset: usize, value: T) -> bool {
-        // The fast path's offsets are constants once inlined, so this is the direct store.
-        self.store(offset, value)
+    fn store_at<T: Wire>(&mut self, offset: usize, mut value: T) -> bool {
+        // SAFETY: `value` lives through the call and has the stated length.
+        let failed = unsafe {
+            bpf_xdp_store_bytes(
+                self.context.ctx,
+                (ETHERNET + offset) as u32,
+                (&raw mut value).cast(),
+                size_of::<T>() as u32,
+            )
+        };
+        failed == 0
     }
 
     #[inline(always)]
@@ -107,8 +115,15 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
-    fn change_checksum(&mut self, at: usize, addr_delta: u16, port_delta: u16, optional: bool) -> bool {
-        let Some(old) = self.load::<[u8; 2]>(at) else { return false };
+    fn change_checksum<const PLAIN: bool>(
+        &mut self,
+        at: usize,
+        addr_delta: u16,
+        port_delta: u16,
+        optional: bool,
+    ) -> bool {
+        let old = if PLAIN { self.load::<[u8; 2]>(at) } else { self.load_at(at) };
+        let Some(old) = old else { return false };
         let old = u16::from_ne_bytes(old);
         if optional && old == 0 {
             return true;
@@ -117,7 +132,8 @@ impl Packet for Frame<'_> {
         if optional && new == 0 {
             new = 0xffff;
         }
-        self.store(at, new.to_ne_bytes())
+        let new = new.to_ne_bytes();
+        if PLAIN { self.store(at, new) } else { self.store_at(at, new) }
     }
 }
 

@@ -34,6 +34,7 @@ pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifind
         } else {
             Step::done(Decision::nobody(Outcome::EntryInvalid))
         };
+        step = session::clamp(tables, packet, step);
     }
     if step != Step::MISS {
         return step.ended();
@@ -46,7 +47,8 @@ pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifind
     if !opened.is_translated() {
         return opened;
     }
-    session::translate::<T, P, true>(tables, packet, true).ended()
+    let step = session::translate::<T, P, true>(tables, packet, true);
+    session::clamp(tables, packet, step).ended()
 }
 
 /// Judges a packet on its way out that no flow speaks for. If it may open one, the outcome is the translated

@@ -35,6 +35,7 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
         } else {
             Step::done(Decision::nobody(Outcome::EntryInvalid))
         };
+        step = session::clamp(tables, packet, step);
     }
     if step != Step::MISS {
         return step.ended();
@@ -47,7 +48,8 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
     if !opened.is_translated() {
         return opened;
     }
-    translate::<T, P, ROLES>(tables, packet, true).ended()
+    let step = translate::<T, P, ROLES>(tables, packet, true);
+    session::clamp(tables, packet, step).ended()
 }
 
 /// Translates a packet that belongs to a flow and hands it to its next hop. `followed` says that its
@@ -101,7 +103,7 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, fo
     ip.check = checksum::apply(ip.check, Sum(ttl_delta as u32));
     let old = subject.rewritten_port(direction);
     let done = packet.store(ipv4::TTL, [ttl])
-        && rewrite::transport_header(packet, ipv4::LEN, ip.protocol, direction, old, &to)
+        && rewrite::transport_header::<P, true>(packet, ipv4::LEN, ip.protocol, direction, old, &to)
         && rewrite::address(packet, &ip, direction, &to)
         && packet.address(next_hop.slot, next_hop.mac);
     ended(match (done, direction) {

@@ -24,8 +24,15 @@ pub fn restore<T: Tables, P: Packet, const ROLES: u8>(tables: &T, packet: &mut P
             };
         }
         if step == Step::CONTROL {
-            session::follow(tables, packet);
-            step = session::translate::<T, P, false>(tables, packet, true);
+            // Only a pair can take note; renewing completes it.
+            step = if session::follow(tables, packet)
+                || session::renew(tables, packet, false) == Standing::Current
+            {
+                session::translate::<T, P, false>(tables, packet, true)
+            } else {
+                Step::done(Decision::nobody(Outcome::EntryInvalid))
+            };
+            step = session::clamp(tables, packet, step);
         }
         if step != Step::MISS {
             return step.ended();

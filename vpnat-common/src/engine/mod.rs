@@ -9,6 +9,7 @@ pub mod flows;
 pub mod fragments;
 pub mod icmp_errors;
 pub mod ingress;
+pub mod mss;
 pub mod opening;
 pub mod rewrite;
 pub mod session;

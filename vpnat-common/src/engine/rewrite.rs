@@ -25,10 +25,10 @@ pub fn address<P: Packet>(packet: &mut P, ip: &Ip, direction: Direction, rewrite
 }
 
 /// Rewrites the transport header that starts at `at`: port or identifier, and checksum. `old` is the port
-/// or identifier as it stands in the packet.
+/// or identifier as it stands in the packet. `PLAIN` says that `at` is a constant of the caller.
 #[inline(always)]
 #[must_use]
-pub fn transport_header<P: Packet>(
+pub fn transport_header<P: Packet, const PLAIN: bool>(
     packet: &mut P,
     at: usize,
     proto: u8,
@@ -39,22 +39,27 @@ pub fn transport_header<P: Packet>(
     let new = rewrite.port.to_wire();
     let port_delta = checksum::delta16(u16::from_ne_bytes(old.to_wire()), u16::from_ne_bytes(new));
     let (_, port) = place(direction);
-    match proto {
-        protocol::TCP => {
-            packet.change_checksum(at + transport::TCP_CHECK, rewrite.addr_delta, port_delta, false)
-                && (old == rewrite.port || packet.store_at(at + port, new))
-        }
-        protocol::UDP => {
-            packet.change_checksum(at + transport::UDP_CHECK, rewrite.addr_delta, port_delta, true)
-                && (old == rewrite.port || packet.store_at(at + port, new))
-        }
+    let (check, port, optional) = match proto {
+        protocol::TCP => (transport::TCP_CHECK, port, false),
+        protocol::UDP => (transport::UDP_CHECK, port, true),
         // An ICMP query: no pseudo-header (RFC 792), only the identifier counts.
-        _ if old == rewrite.port => true,
-        _ => {
-            let Some(check) = packet.load_at::<[u8; 2]>(at + transport::ICMP_CHECK) else { return false };
-            let check = checksum::apply(u16::from_ne_bytes(check), Sum(port_delta as u32));
-            packet.store_at(at + transport::ICMP_CHECK, check.to_ne_bytes())
-                && packet.store_at(at + transport::ICMP_ID, new)
-        }
-    }
+        _ => return old == rewrite.port || identifier::<P, PLAIN>(packet, at, new, port_delta),
+    };
+    packet.change_checksum::<PLAIN>(at + check, rewrite.addr_delta, port_delta, optional)
+        && (old == rewrite.port || store::<P, PLAIN>(packet, at + port, new))
+}
+
+#[inline(always)]
+fn identifier<P: Packet, const PLAIN: bool>(packet: &mut P, at: usize, new: [u8; 2], delta: u16) -> bool {
+    let check_at = at + transport::ICMP_CHECK;
+    let check = if PLAIN { packet.load::<[u8; 2]>(check_at) } else { packet.load_at(check_at) };
+    let Some(check) = check else { return false };
+    let check = checksum::apply(u16::from_ne_bytes(check), Sum(delta as u32));
+    store::<P, PLAIN>(packet, check_at, check.to_ne_bytes())
+        && store::<P, PLAIN>(packet, at + transport::ICMP_ID, new)
+}
+
+#[inline(always)]
+fn store<P: Packet, const PLAIN: bool>(packet: &mut P, at: usize, value: [u8; 2]) -> bool {
+    if PLAIN { packet.store(at, value) } else { packet.store_at(at, value) }
 }

@@ -10,7 +10,7 @@
 use super::flows::{self, Renewal};
 use super::opening::Opening;
 use super::tables::{NextHop, Tables};
-use super::{Clock, Decision, fragments, rewrite};
+use super::{Clock, Decision, fragments, mss, rewrite};
 use crate::addr::{Ip4, Port};
 use crate::flow_ref::FlowRef;
 use crate::ip_options;
@@ -97,13 +97,23 @@ pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     }
     entry.count(ip.total_len);
     let old = subject.rewritten_port(direction);
-    let done = rewrite::transport_header(packet, ip.header_len, ip.protocol, direction, old, &to)
+    let done = rewrite::transport_header::<P, false>(packet, ip.header_len, ip.protocol, direction, old, &to)
         && rewrite::address(packet, &ip, direction, &to);
     ended(match (done, direction) {
         (false, _) => Outcome::Unfinished,
         (true, Direction::Outbound) => Outcome::Outbound,
         (true, Direction::Inbound) => Outcome::Inbound,
     })
+}
+
+/// Lowers the MSS of a SYN that was translated.
+#[inline(always)]
+pub fn clamp<T: Tables, P: Packet>(tables: &T, packet: &mut P, step: Step) -> Step {
+    let decision = step.ended();
+    if !decision.is_translated() || mss::clamp(tables, packet, decision.vendor()) {
+        return step;
+    }
+    Step::done(decision.but(Outcome::Unfinished))
 }
 
 /// Takes note of a packet that changes nothing about its flow; false if it may.

@@ -129,8 +129,10 @@ pub struct VendorPolicy {
     pub port_min: Port,
     /// Highest port given out.
     pub port_max: Port,
+    /// Largest MSS that a SYN may offer, bytes; 0 leaves it alone.
+    pub mss: u16,
     /// Padding, 0.
-    pub _pad: [u8; 4],
+    pub _pad: [u8; 2],
 }
 
 impl VendorPolicy {
@@ -143,7 +145,8 @@ impl VendorPolicy {
         flags: 0,
         port_min: Port::new(1024),
         port_max: Port::new(65535),
-        _pad: [0; 4],
+        mss: 0,
+        _pad: [0; 2],
     };
 }
 
