@@ -254,16 +254,7 @@ mod tests {
     use super::*;
 
     fn link(layer: Layer) -> Link {
-        Link {
-            index: 2,
-            name: "x".into(),
-            layer,
-            mtu: 1500,
-            mac: [0; 6],
-            up: true,
-            kind: String::new(),
-            xdp: None,
-        }
+        Link { index: 2, name: "x".into(), layer, mtu: 1500, mac: [0; 6], up: true, xdp: None }
     }
 
     #[test]

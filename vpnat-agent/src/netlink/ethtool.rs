@@ -1,11 +1,10 @@
 //! What a device's driver says about itself.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-
-use super::text;
 
 // linux/ethtool.h.
 const ETHTOOL_GDRVINFO: u32 = 0x3;
@@ -27,7 +26,8 @@ pub fn driver(device: &str) -> io::Result<String> {
     let mut data = vec![0; DRVINFO_LENGTH];
     data[..4].copy_from_slice(&ETHTOOL_GDRVINFO.to_ne_bytes());
     ask(device, &mut data)?;
-    Ok(text(&data[4..36]))
+    let name = CStr::from_bytes_until_nul(&data[4..36]).map_err(io::Error::other)?;
+    Ok(name.to_string_lossy().into_owned())
 }
 
 /// The channels of `device`; an error if the driver does not say.
@@ -35,7 +35,7 @@ pub fn channels(device: &str) -> io::Result<Channels> {
     let mut data = vec![0; CHANNELS_LENGTH];
     data[..4].copy_from_slice(&ETHTOOL_GCHANNELS.to_ne_bytes());
     ask(device, &mut data)?;
-    let word = |index: usize| super::u32_at(&data, index * 4).unwrap_or(0);
+    let word = |index: usize| u32::from_ne_bytes(std::array::from_fn(|byte| data[index * 4 + byte]));
     Ok(Channels { maximum: word(4) + word(1).max(word(2)), current: word(8) + word(5).max(word(6)) })
 }
 

@@ -3,26 +3,25 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockFlag, recv};
-use tokio::io::unix::AsyncFd;
+use netlink_packet_core::{DecodeError, Emitable as _, NetlinkPayload, ParseableParametrized as _};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourState,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 
-use super::{Message, RECEIVE_BUFFER, attributes, messages, open, u16_at, u32_at};
+use super::{Raw, attributes, messages};
 
-// linux/rtnetlink.h and linux/neighbour.h.
-const RTMGRP_LINK: u32 = 0x1;
-const RTMGRP_NEIGH: u32 = 0x4;
-const RTMGRP_IPV4_IFADDR: u32 = 0x10;
-const RTMGRP_IPV4_ROUTE: u32 = 0x40;
-const RTMGRP_IPV4_RULE: u32 = 0x80;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-/// Permanent, no-arp, reachable, stale, delay, probe: states whose address may be used.
-const NUD_USABLE: u16 = 0x80 | 0x40 | 0x02 | 0x04 | 0x08 | 0x10;
-/// Length of `struct ndmsg`.
-const NDMSG: usize = 12;
+/// Devices, neighbours, and what decides about IPv4 routes.
+const GROUPS: [u32; 5] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV4_RULE,
+];
 
 /// Neighbours remembered; beyond, every neighbour event counts as a change.
 const MOST_NEIGHBOURS: usize = 65_536;
@@ -47,7 +46,7 @@ pub enum Change {
 
 impl Change {
     /// What a message tells, if it matters here.
-    pub fn parse(message: &Message<'_>) -> Option<Self> {
+    pub fn parse(message: &Raw) -> Option<Self> {
         match message.kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => Some(Self::Link),
             libc::RTM_NEWROUTE
@@ -56,28 +55,49 @@ impl Change {
             | libc::RTM_DELRULE
             | libc::RTM_NEWADDR
             | libc::RTM_DELADDR => Some(Self::Route),
-            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => Self::parse_neighbour(message),
+            // What cannot be read may have been anything.
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
+                Self::parse_neighbour(message).unwrap_or(Some(Self::Route))
+            }
             _ => None,
         }
     }
 
-    fn parse_neighbour(message: &Message<'_>) -> Option<Self> {
-        let body = message.body;
-        if i32::from(*body.first()?) != libc::AF_INET {
-            return None;
+    fn parse_neighbour(message: &Raw) -> Result<Option<Self>, DecodeError> {
+        let header = NeighbourHeader::parse(&message.body)?;
+        if header.family != AddressFamily::Inet {
+            return Ok(None);
         }
-        let usable = message.kind == libc::RTM_NEWNEIGH && u16_at(body, 8)? & NUD_USABLE != 0;
         let mut address = None;
         let mut mac = None;
-        for (kind, value) in attributes(body.get(NDMSG..)?) {
-            match kind {
-                NDA_DST => address = <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from),
-                NDA_LLADDR => mac = <[u8; 6]>::try_from(value).ok(),
+        for attribute in attributes(&message.body[header.buffer_len()..], &[libc::NDA_DST, libc::NDA_LLADDR])
+        {
+            match NeighbourAttribute::parse_with_param(&attribute?, header.family)? {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(found),
+                NeighbourAttribute::LinkLayerAddress(found) => mac = <[u8; 6]>::try_from(found).ok(),
                 _ => {}
             }
         }
-        Some(Self::Neighbour { device: u32_at(body, 4)?, address: address?, mac: mac.filter(|_| usable) })
+        let usable = message.kind == libc::RTM_NEWNEIGH && is_usable(header.state);
+        Ok(address.map(|address| Self::Neighbour {
+            device: header.ifindex,
+            address,
+            mac: mac.filter(|_| usable),
+        }))
     }
+}
+
+/// Whether a neighbour's Ethernet address may be used (the kernel's `NUD_VALID`).
+fn is_usable(state: NeighbourState) -> bool {
+    matches!(
+        state,
+        NeighbourState::Permanent
+            | NeighbourState::Noarp
+            | NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+    )
 }
 
 /// What a batch of events amounts to.
@@ -110,52 +130,61 @@ impl Neighbours {
 }
 
 /// The subscription.
-#[derive(Debug)]
 pub struct Follower {
-    socket: AsyncFd<OwnedFd>,
+    socket: TokioSocket,
     neighbours: Neighbours,
-    buffer: Vec<u8>,
 }
 
 impl Follower {
     /// Subscribes. Events from now on are kept until [`Follower::next`] takes them. Needs a tokio runtime.
     pub fn subscribe() -> io::Result<Self> {
-        let groups = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE;
-        let socket = open(groups, SockFlag::SOCK_NONBLOCK)?;
-        // SAFETY: an `OwnedFd` keeps its descriptor open, and the same, for as long as it lives.
-        let socket = unsafe { AsyncFd::register(socket) }?;
-        Ok(Self { socket, neighbours: Neighbours::default(), buffer: vec![0; RECEIVE_BUFFER] })
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+        for group in GROUPS {
+            socket.socket_mut().add_membership(group)?;
+        }
+        Ok(Self { socket, neighbours: Neighbours::default() })
     }
 
     /// Waits for something that matters, and takes all that has been told by then as one. Cancel-safe.
     pub async fn next(&mut self) -> io::Result<Changes> {
-        loop {
-            let mut guard = self.socket.readable().await?;
-            let mut changes = Changes::default();
+        let mut changes = Changes::default();
+        while changes == Changes::default() {
+            let mut received = self.socket.recv_from_full().await;
             loop {
-                match recv(guard.get_inner().as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                    Ok(length) => {
-                        for message in messages(&self.buffer[..length]) {
-                            match Change::parse(&message) {
-                                Some(Change::Link) => changes.links = true,
-                                Some(Change::Route) => changes.routes = true,
-                                Some(Change::Neighbour { device, address, mac }) => {
-                                    changes.routes |= self.neighbours.note(device, address, mac);
-                                }
-                                None => {}
-                            }
-                        }
-                    }
-                    // Events were lost: anything may have changed.
-                    Err(Errno::ENOBUFS) => changes = Changes { links: true, routes: true },
-                    Err(Errno::EAGAIN) => break,
-                    Err(Errno::EINTR) => {}
-                    Err(error) => return Err(error.into()),
+                match received {
+                    Ok((datagram, _)) => self.take(&datagram, &mut changes),
+                    Err(error) => match error.raw_os_error() {
+                        Some(libc::EAGAIN) => break,
+                        Some(libc::EINTR) => {}
+                        // Events were lost: anything may have changed.
+                        Some(libc::ENOBUFS) => changes = Changes { links: true, routes: true },
+                        _ => return Err(error),
+                    },
                 }
+                received = self.socket.socket_ref().recv_from_full();
             }
-            guard.clear_ready();
-            if changes != Changes::default() {
-                return Ok(changes);
+        }
+        Ok(changes)
+    }
+
+    fn take(&mut self, datagram: &[u8], changes: &mut Changes) {
+        for message in messages(datagram) {
+            let change = match message.map(|message| message.payload) {
+                Ok(NetlinkPayload::InnerMessage(message)) => Change::parse(&message),
+                Ok(NetlinkPayload::Overrun(_)) | Err(_) => {
+                    *changes = Changes { links: true, routes: true };
+                    return;
+                }
+                Ok(_) => None,
+            };
+            match change {
+                Some(Change::Link) => changes.links = true,
+                Some(Change::Route) => changes.routes = true,
+                Some(Change::Neighbour { device, address, mac }) => {
+                    changes.routes |= self.neighbours.note(device, address, mac);
+                }
+                None => {}
             }
         }
     }
@@ -176,5 +205,27 @@ mod tests {
         assert!(neighbours.note(1, address, Some([2, 0, 0, 0, 0, 2])), "moved");
         assert!(neighbours.note(1, address, None), "failed");
         assert!(!neighbours.note(1, address, None), "still failed");
+    }
+
+    #[test]
+    fn a_neighbour_is_read_and_what_is_not_understood_counts_as_a_change() {
+        use super::super::tests::attribute;
+        let message = |kind, state: u16, attributes: &[Vec<u8>]| {
+            let mut body = vec![libc::AF_INET as u8, 0, 0, 0];
+            body.extend(3u32.to_ne_bytes());
+            body.extend(state.to_ne_bytes());
+            body.extend([0; 2]);
+            body.extend(attributes.concat());
+            Change::parse(&Raw { kind, body })
+        };
+        let (destination, mac) = (attribute(1, &[10, 0, 2, 7]), attribute(2, &[2, 0, 0, 0, 0, 1]));
+        let neighbour = |mac| Some(Change::Neighbour { device: 3, address: Ipv4Addr::new(10, 0, 2, 7), mac });
+        let both = [destination.clone(), mac.clone()];
+        assert_eq!(message(libc::RTM_NEWNEIGH, 2, &both), neighbour(Some([2, 0, 0, 0, 0, 1])));
+        assert_eq!(message(libc::RTM_NEWNEIGH, 0x20, &both), neighbour(None), "failed");
+        assert_eq!(message(libc::RTM_DELNEIGH, 2, &both), neighbour(None));
+        let longer = [destination, mac, attribute(3, &[1; 99])];
+        assert_eq!(message(libc::RTM_NEWNEIGH, 2, &longer), neighbour(Some([2, 0, 0, 0, 0, 1])));
+        assert_eq!(message(libc::RTM_NEWNEIGH, 2, &[attribute(1, &[1; 5])]), Some(Change::Route));
     }
 }

@@ -1,7 +1,12 @@
 //! What the agent asks of the kernel's route netlink: devices, TC filters, and to be told of changes.
 //!
-//! Written against the wire format rather than a library of typed messages: five attributes are read, and
-//! an attribute that a newer kernel made longer must never keep the agent from starting.
+//! Messages are read with netlink-packet-route, but attribute by attribute, and only those that are used: a
+//! newer kernel may make any attribute longer, and the library refuses a whole message for one that it does
+//! not understand. What is used and cannot be read is an error where going on could leave a device open (its
+//! name, its framing, a filter's place), and otherwise a warning.
+//!
+//! rtnetlink is not used for the same reason: its connection drops messages that it cannot read, with a line
+//! in the log, and a device missing from a listing is a device that nobody closes.
 
 pub mod ethtool;
 pub mod filters;
@@ -9,119 +14,113 @@ pub mod follow;
 pub mod links;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, socket,
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
 };
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 
-/// Largest datagram that the kernel builds for a dump.
-const RECEIVE_BUFFER: usize = 64 * 1024;
+/// How often a listing is begun anew because something changed in the middle of it.
+const ATTEMPTS: usize = 10;
 
-/// Length of a message header (`struct nlmsghdr`).
-const HEADER: usize = 16;
-
-/// A message without its header.
-#[derive(Debug)]
-pub struct Message<'a> {
+/// A message as it came, to be read by those who know which part of it they need.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Raw {
     /// `RTM_…`.
     pub kind: u16,
     /// What follows the header.
-    pub body: &'a [u8],
+    pub body: Vec<u8>,
 }
 
-/// Opens a socket that is told of the given multicast groups (bits, `RTMGRP_…`).
-pub(crate) fn open(groups: u32, flags: SockFlag) -> io::Result<OwnedFd> {
-    let fd = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        flags | SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    Ok(fd)
+impl NetlinkDeserializable for Raw {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { kind: header.message_type, body: payload.to_vec() })
+    }
 }
 
-/// Sends one request and hands every answer to `each`, up to the acknowledgement or the end of the dump.
-pub(crate) fn request(
-    kind: u16,
-    flags: i32,
-    body: &[u8],
-    mut each: impl FnMut(&Message<'_>),
-) -> io::Result<()> {
-    let fd = open(0, SockFlag::empty())?;
-    let mut request = Vec::with_capacity(HEADER + body.len());
-    request.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    request.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
-    request.extend(1u32.to_ne_bytes());
-    request.extend(0u32.to_ne_bytes());
-    request.extend(body);
-    sendto(fd.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+/// Sends one request and waits for the acknowledgement, or for the end of the listing, and its messages.
+fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Raw>> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | flags;
+    request.header.sequence_number = 1;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
 
-    let mut buffer = vec![0; RECEIVE_BUFFER];
+    let mut attempts = 0..ATTEMPTS;
+    while attempts.next().is_some() {
+        if let Some(answers) = exchange(&bytes)? {
+            return Ok(answers);
+        }
+    }
+    Err(io::Error::other("devices change faster than they can be listed"))
+}
+
+/// Asks for all of something.
+fn list(message: RouteNetlinkMessage) -> io::Result<Vec<Raw>> {
+    request(message, NLM_F_DUMP)
+}
+
+/// The answers to `request`; `None` if a listing was interrupted by a change and may lack something.
+fn exchange(request: &[u8]) -> io::Result<Option<Vec<Raw>>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.send_to(request, &SocketAddr::new(0, 0), 0)?;
+    let mut answers = Vec::new();
+    let mut complete = true;
     loop {
-        let length = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        for message in messages(&buffer[..length]) {
-            match i32::from(message.kind) {
-                libc::NLMSG_DONE => return Ok(()),
-                libc::NLMSG_ERROR => {
-                    return match i32_at(message.body, 0) {
-                        Some(0) => Ok(()),
-                        Some(error) => Err(io::Error::from_raw_os_error(-error)),
-                        None => Err(io::Error::from(io::ErrorKind::InvalidData)),
-                    };
+        let (datagram, _) = socket.recv_from_full()?;
+        for message in messages(&datagram) {
+            let message = message.map_err(unreadable)?;
+            complete &= message.header.flags & NLM_F_DUMP_INTR == 0;
+            match message.payload {
+                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(io::Error::from_raw_os_error(-done.code));
                 }
-                _ => each(&message),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(complete.then_some(answers)),
+                _ => {}
             }
         }
     }
 }
 
-/// The messages of one datagram.
-pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+/// The messages of one datagram. An error is the last.
+pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkMessage<Raw>, DecodeError>> {
     std::iter::from_fn(move || {
-        let length = u32_at(datagram, 0)? as usize;
-        if length < HEADER || length > datagram.len() {
+        if datagram.is_empty() {
             return None;
         }
-        let message = Message { kind: u16_at(datagram, 4)?, body: &datagram[HEADER..length] };
-        datagram = datagram.get(align(length)..).unwrap_or_default();
+        let length = match NetlinkBuffer::new_checked(datagram) {
+            Ok(buffer) => buffer.length() as usize,
+            Err(error) => {
+                datagram = &[];
+                return Some(Err(error));
+            }
+        };
+        let message = NetlinkMessage::deserialize(&datagram[..length]);
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })
 }
 
-/// The attributes (`struct nlattr`) in `bytes`: type without flag bits, and value.
-pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)? & 0x3fff;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(align(length)..).unwrap_or_default();
-        Some((kind, value))
-    })
+/// The attributes in `body` that are of one of `kinds`, unread.
+fn attributes<'a>(
+    body: &'a [u8],
+    kinds: &'a [u16],
+) -> impl Iterator<Item = Result<NlaBuffer<&'a [u8]>, DecodeError>> {
+    NlasIterator::new(body)
+        .filter(move |attribute| attribute.as_ref().map_or(true, |found| kinds.contains(&found.kind())))
 }
 
-fn align(length: usize) -> usize {
-    length.next_multiple_of(4)
-}
-
-pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
-}
-
-pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(offset..offset + 4)?.try_into().ok()?))
-}
-
-fn i32_at(bytes: &[u8], offset: usize) -> Option<i32> {
-    u32_at(bytes, offset).map(|value| value as i32)
-}
-
-/// A zero-terminated text.
-pub(crate) fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
+fn unreadable(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]
@@ -129,33 +128,42 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Appends one attribute to a request.
-    fn push_attribute(request: &mut Vec<u8>, kind: u16, value: &[u8]) {
-        request.extend(((4 + value.len()) as u16).to_ne_bytes());
-        request.extend(kind.to_ne_bytes());
-        request.extend(value);
-        request.resize(align(request.len()), 0);
+    /// An attribute as the kernel writes it.
+    pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(((4 + value.len()) as u16).to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
     }
 
     #[test]
     fn attributes_are_walked_with_their_padding() {
-        let mut bytes = Vec::new();
-        push_attribute(&mut bytes, 3, b"eth0\0");
-        push_attribute(&mut bytes, 4 | 0x8000, &1500u32.to_ne_bytes());
-        let found: Vec<_> = attributes(&bytes).collect();
-        assert_eq!(found, [(3, &b"eth0\0"[..]), (4, &1500u32.to_ne_bytes()[..])]);
-        assert_eq!(text(found[0].1), "eth0");
+        let bytes = [attribute(3, b"eth0\0"), attribute(9, b"?"), attribute(4 | 0x8000, b"1500")].concat();
+        let found: Vec<_> = attributes(&bytes, &[3, 4])
+            .map(|found| found.map(|found| (found.kind(), found.value().to_vec())).unwrap())
+            .collect();
+        assert_eq!(found, [(3, b"eth0\0".to_vec()), (4, b"1500".to_vec())]);
     }
 
     proptest! {
         #[test]
         fn no_datagram_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            for message in messages(&bytes) {
-                let _ = attributes(message.body).count();
-                let _ = links::Link::parse(message.body);
-                let _ = filters::Filter::parse(message.body);
-                let _ = follow::Change::parse(&message);
+            for message in messages(&bytes).flatten() {
+                if let NetlinkPayload::InnerMessage(raw) = message.payload {
+                    let _ = links::Link::parse(&raw.body);
+                    let _ = filters::Filter::parse(&raw.body);
+                    let _ = follow::Change::parse(&raw);
+                }
             }
+        }
+
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200), kind in any::<u16>()) {
+            let _ = links::Link::parse(&body);
+            let _ = filters::Filter::parse(&body);
+            let _ = follow::Change::parse(&Raw { kind, body });
         }
     }
 }
