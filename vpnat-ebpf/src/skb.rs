@@ -1,11 +1,16 @@
 //! Packets in TC programs: socket buffers.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes};
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{
+    bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
 use aya_ebpf::programs::TcContext;
-use vpnat_common::packet::{Packet, Wire};
+use vpnat_common::addr::Mac;
+use vpnat_common::engine::tables::Link;
+use vpnat_common::packet::{Ip, Kind, Packet, Subject, Wire};
 
+use crate::maps::XDP_PORTS;
 use crate::unaligned;
 
 /// `~x + x`: the difference that changes nothing.
@@ -14,6 +19,10 @@ const NO_CHANGE: u16 = 0xffff;
 /// A socket buffer whose IP header starts `L2` bytes in: 14 behind Ethernet, 0 on a tunnel.
 pub struct Skb<'a, const L2: usize> {
     context: &'a TcContext,
+    /// The mark to redirect with, 0 if this program does not.
+    mark: u32,
+    /// The verdict, once the packet is on its way to another device.
+    pub action: i32,
 }
 
 /// Where the directly readable part of the packet lies. Helpers move it, so this is asked each time.
@@ -34,14 +43,14 @@ impl<'a, const L2: usize> Skb<'a, L2> {
     /// Wraps the program's packet and makes its first `header` bytes from the IP header on readable in
     /// place, if it has as many.
     #[inline(always)]
-    pub fn new(context: &'a TcContext, header: usize) -> Self {
+    pub fn new(context: &'a TcContext, header: usize, mark: u32) -> Self {
         let (start, end) = bounds(context);
         if end.wrapping_sub(start) < L2 + header {
             // A failure shows when the header is read.
             // SAFETY: the context is that of the running program.
             unsafe { bpf_skb_pull_data(context.skb.skb, (L2 + header) as u32) };
         }
-        Self { context }
+        Self { context, mark, action: TC_ACT_UNSPEC }
     }
 
     #[inline(always)]
@@ -127,5 +136,45 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
                 || bpf_l4_csum_replace(skb, at, 0, addr_delta as u64, BPF_F_PSEUDO_HDR as u64 | mark) == 0)
                 && (port_delta == NO_CHANGE || bpf_l4_csum_replace(skb, at, 0, port_delta as u64, mark) == 0)
         }
+    }
+}
+
+impl<const L2: usize> Link for Skb<'_, L2> {
+    #[inline(always)]
+    fn wire_len(&self, ip: &Ip, subject: &Subject) -> u32 {
+        // SAFETY: the context is that of the running program.
+        let gso_size = unsafe { (*self.context.skb.skb).gso_size };
+        if gso_size == 0 {
+            return ip.total_len;
+        }
+        let transport = if subject.kind == Kind::Tcp { subject.tcp.header_len as u32 } else { 8 };
+        ip.header_len as u32 + transport + gso_size
+    }
+
+    #[inline(always)]
+    fn reserve(&mut self, slot: u8) -> bool {
+        let skb = self.context.skb.skb;
+        // SAFETY: the context is that of the running program.
+        let (mark, tagged) = unsafe { ((*skb).mark, (*skb).vlan_present) };
+        // A mark means that somebody else wants to know this packet again, behind the stack.
+        if self.mark == 0 || mark != 0 || tagged != 0 {
+            return false;
+        }
+        XDP_PORTS.get(slot as u32).is_some_and(|port| port.ifindex != 0)
+    }
+
+    #[inline(always)]
+    fn address(&mut self, slot: u8, mac: Mac) -> bool {
+        let Some(port) = XDP_PORTS.get(slot as u32) else { return false };
+        let (start, end) = bounds(self.context);
+        if L2 == 0 || start + size_of::<[Mac; 2]>() > end {
+            return false;
+        }
+        // SAFETY: the bounds are checked; the verifier's prologue has made the head writable.
+        unsafe { unaligned::write(start as *mut [Mac; 2], [mac, port.mac()]) };
+        self.context.set_mark(self.mark);
+        // SAFETY: the helper has no preconditions; it takes effect with the verdict.
+        self.action = unsafe { bpf_redirect(port.ifindex, 0) } as i32;
+        true
     }
 }

@@ -1,15 +1,15 @@
 //! TC programs, one per part that a device plays and per kind of link layer.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use vpnat_common::engine::ingress::restore;
+use vpnat_common::engine::ingress::{redirect, restore};
 use vpnat_common::engine::tables::Tables as _;
 use vpnat_common::engine::{Decision, egress};
 use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
 use vpnat_common::layout::outcome::{Hook, Outcome};
-use vpnat_common::packet::{Packet as _, ipv4};
+use vpnat_common::packet::{Packet as _, ipv4, transport};
 
 use crate::skb::Skb;
 use crate::tables::Kernel;
@@ -19,6 +19,9 @@ const ETHERNET: usize = 14;
 const NONE: usize = 0;
 /// Single-arm: pods' and the vendor's packets arrive on one device.
 const BOTH: u8 = INSIDE | OUTSIDE;
+
+/// What is read in place: an IP header without options and TCP's.
+const HEADERS: usize = ipv4::LEN + transport::TCP_LEN;
 
 const ETH_P_IP: u32 = (0x0800u16).to_be() as u32;
 
@@ -33,12 +36,12 @@ fn run<const L2: usize>(
     // SAFETY: the context is that of the running program.
     let (protocol, ifindex) = unsafe { ((*context.skb.skb).protocol, (*context.skb.skb).ifindex) };
     let kernel = Kernel::new(context.as_ptr(), ifindex);
-    let mut packet = Skb::<L2>::new(context, ipv4::LEN);
+    let mut packet = Skb::<L2>::new(context, HEADERS, kernel.settings().redirect_mark);
     let bytes = packet.len();
     let decision =
         if protocol == ETH_P_IP { decide(&kernel, &mut packet) } else { Decision::nobody(Outcome::NotOurs) };
     kernel.count(decision, hook, bytes);
-    if decision.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+    if decision.is_drop() { TC_ACT_SHOT } else { packet.action }
 }
 
 macro_rules! programs {
@@ -55,7 +58,14 @@ macro_rules! programs {
 
 #[inline(always)]
 fn ingress<const L2: usize, const ROLES: u8>(context: &TcContext) -> i32 {
-    run::<L2>(context, Hook::TcIngress, |kernel, packet| restore::<_, _, ROLES>(kernel, packet))
+    run::<L2>(context, Hook::TcIngress, |kernel, packet| {
+        if L2 == ETHERNET
+            && let Some(decision) = redirect::<_, _, ROLES>(kernel, packet)
+        {
+            return decision;
+        }
+        restore::<_, _, ROLES>(kernel, packet)
+    })
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use vpnat_common::engine::fast;
 use vpnat_common::engine::tables::{Link, Tables as _};
 use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
 use vpnat_common::layout::outcome::{Hook, Outcome};
-use vpnat_common::packet::{Packet, Wire};
+use vpnat_common::packet::{Ip, Packet, Subject, Wire};
 
 use crate::maps::{XDP_DEVICES, XDP_PORTS};
 use crate::tables::Kernel;
@@ -139,12 +139,13 @@ impl Packet for Frame<'_> {
 
 impl Link for Frame<'_> {
     #[inline(always)]
+    fn wire_len(&self, ip: &Ip, _: &Subject) -> u32 {
+        ip.total_len
+    }
+
+    #[inline(always)]
     fn reserve(&mut self, slot: u8) -> bool {
-        let Some(port) = XDP_PORTS.get(slot as u32) else { return false };
-        if port.ifindex == self.context.ingress_ifindex() as u32 {
-            self.action = xdp_action::XDP_TX;
-            return true;
-        }
+        // Also to the device that it came by: XDP_TX would ask more of a veth's peer.
         match XDP_DEVICES.redirect(slot as u32, 0) {
             Ok(action) => {
                 self.action = action;

@@ -1,5 +1,5 @@
-//! XDP ingress: the fast path. It takes whole, plain packets that it can finish, and leaves everything else
-//! to the stack and the TC hooks, unchanged.
+//! The fast path, past the stack: XDP ingress, and TC ingress by redirect. It takes whole, plain packets that it
+//! can finish, and leaves everything else to the stack and the other hooks, unchanged.
 
 use super::egress::is_egress_of;
 use super::session::{self, Admission, Standing, Step};
@@ -9,6 +9,7 @@ use crate::checksum::{self, Sum};
 use crate::layout::device::role;
 use crate::layout::flow::Direction;
 use crate::layout::outcome::Outcome;
+use crate::layout::vendor::VendorPolicy;
 use crate::packet::{Ip, Packet, Subject, ipv4};
 
 /// A packet that arrived on a device with the parts `ROLES` (bits of [`role`]).
@@ -84,7 +85,7 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, fo
         return Step::STALE;
     }
     let next_hop = NextHop { slot: entry.out_slot(), mac: entry.out_mac(), mtu: entry.mtu() };
-    if let Err(outcome) = check_way(&ip, &next_hop) {
+    if let Err(outcome) = check_way(packet.wire_len(&ip, &subject), &next_hop) {
         return ended(outcome);
     }
     if !followed && !session::note(&subject, entry) {
@@ -116,12 +117,11 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, fo
 /// Judges a packet without a flow, of a shape that [`translate`] has checked. If it may open one, the outcome
 /// is the translated one and `admission` holds what it needs.
 #[inline(never)]
-fn admit<T: Tables, P: Packet, const ROLES: u8>(
-    tables: &T,
-    packet: &P,
-    admission: &mut Admission,
-) -> Decision {
+fn admit<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &P, admission: &mut Admission) -> Decision {
     let Ok(ip) = Ip::read(packet) else { return Decision::nobody(Outcome::ToStackShape) };
+    let Ok(subject) = Subject::read::<P, true>(packet, &ip) else {
+        return Decision::nobody(Outcome::ToStackShape);
+    };
     if ROLES & role::OUTSIDE != 0
         && let Some(target) = tables.vendor_of(ip.src)
         && target.exempt == 0
@@ -148,9 +148,9 @@ fn admit<T: Tables, P: Packet, const ROLES: u8>(
         return Decision::of(vendor, Outcome::ToStackTtl);
     }
     let query = RouteQuery { src: ip.src, dst: ip.dst, protocol: ip.protocol };
-    admission.next_hop = find_next_hop(tables, &query, Direction::Outbound);
+    admission.next_hop = find_next_hop(tables, &query, Direction::Outbound, policy);
     admission.egress = flows::egress_address(policy, ip.src);
-    match check_way(&ip, &admission.next_hop) {
+    match check_way(packet.wire_len(&ip, &subject), &admission.next_hop) {
         Ok(()) => Decision::of(vendor, Outcome::Outbound),
         Err(outcome) => Decision::of(vendor, outcome),
     }
@@ -158,25 +158,34 @@ fn admit<T: Tables, P: Packet, const ROLES: u8>(
 
 /// Whether XDP can send the packet this way.
 #[inline(always)]
-fn check_way(ip: &Ip, next_hop: &NextHop) -> Result<(), Outcome> {
+fn check_way(len: u32, next_hop: &NextHop) -> Result<(), Outcome> {
     if next_hop.slot == 0 {
         return Err(Outcome::ToStackRoute);
     }
-    if ip.total_len > next_hop.mtu as u32 {
+    if len > next_hop.mtu as u32 {
         return Err(Outcome::ToStackMtu);
     }
     Ok(())
 }
 
-/// Asks the routing table; slot 0 if XDP cannot send the packet on.
+/// Asks the routing table for the next hop of a packet of the vendor with `policy`; slot 0 if the packet
+/// cannot be sent on past the stack.
 #[inline(always)]
-fn find_next_hop<T: Tables>(tables: &T, query: &RouteQuery, direction: Direction) -> NextHop {
-    let Route::Ready { ifindex, mac, mtu } = tables.route(query) else { return NextHop::NONE };
+fn find_next_hop<T: Tables>(
+    tables: &T,
+    query: &RouteQuery,
+    direction: Direction,
+    policy: &VendorPolicy,
+) -> NextHop {
+    let Route::Ready { ifindex, mac, mut mtu } = tables.route(query) else { return NextHop::NONE };
     // Out through a device that stands on the right side, or not at all.
     let wanted = match direction {
         Direction::Outbound => role::OUTSIDE | role::GUARDED,
         Direction::Inbound => role::INSIDE,
     };
+    if matches!(direction, Direction::Outbound) && policy.path_mtu != 0 && policy.path_mtu < mtu {
+        mtu = policy.path_mtu;
+    }
     match tables.device(ifindex) {
         Some(device) if device.roles & wanted == wanted => NextHop { slot: device.xdp_slot, mac, mtu },
         _ => NextHop::NONE,
@@ -198,7 +207,8 @@ fn keep_next_hop<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
         Direction::Inbound => to.addr,
     };
     let query = RouteQuery { src: key.src, dst, protocol: key.protocol };
-    let next_hop = find_next_hop(tables, &query, direction);
+    let Some(policy) = tables.policy(to.vendor) else { return false };
+    let next_hop = find_next_hop(tables, &query, direction, policy);
     // No slot while address and MTU change under a reader on another CPU.
     entry.set_out_slot(0);
     entry.set_out_mac(next_hop.mac);

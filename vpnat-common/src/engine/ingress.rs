@@ -3,13 +3,24 @@
 
 use super::egress::is_egress_of;
 use super::session::{self, Standing, Step};
-use super::tables::{Route, RouteQuery, Tables};
-use super::{Decision, fragments, icmp_errors};
+use super::tables::{Link, Route, RouteQuery, Tables};
+use super::{Decision, fast, fragments, icmp_errors};
 use crate::ip_options;
 use crate::layout::device::role;
 use crate::layout::flow::Direction;
 use crate::layout::outcome::Outcome;
 use crate::packet::{Ip, NoSubject, Packet, Subject};
+
+/// Sends a packet on by redirect, past the stack, or drops it, if the fast path can tell. `None`: it is
+/// unchanged, and the stack and the other hooks serve it.
+#[inline(always)]
+pub fn redirect<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) -> Option<Decision> {
+    if tables.settings().redirect_mark == 0 {
+        return None;
+    }
+    let decision = fast::forward::<T, P, ROLES>(tables, packet);
+    (decision.is_translated() || decision.is_drop()).then_some(decision)
+}
 
 /// Ingress of a device with the parts `ROLES` (bits of [`role`]).
 #[inline(always)]

@@ -9,7 +9,7 @@ use crate::layout::device::Device;
 use crate::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use crate::layout::outcome::Hook;
 use crate::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
-use crate::packet::Packet;
+use crate::packet::{Ip, Packet, Subject};
 
 /// Why an entry could not be inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,8 +70,11 @@ impl NextHop {
     pub const NONE: Self = Self { slot: 0, mac: Mac { words: [0; 3] }, mtu: 0 };
 }
 
-/// A packet that XDP can send on itself.
+/// A packet that a program can send on itself, past the stack.
 pub trait Link: Packet {
+    /// How large a packet the next hop gets to see: a GSO packet is cut into segments of this size first.
+    fn wire_len(&self, ip: &Ip, subject: &Subject) -> u32;
+
     /// Makes sure that the packet can leave through the device in `slot`; nothing is written yet.
     #[must_use]
     fn reserve(&mut self, slot: u8) -> bool;

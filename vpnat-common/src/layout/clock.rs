@@ -42,6 +42,7 @@ pub struct Settings {
     pub route_generation: u32,
     /// 1 once every map holds the configuration. Until then nothing is translated and nothing leaves.
     pub ready: u32,
-    /// Padding, 0.
-    pub _pad: u32,
+    /// The packet mark by which TC egress knows what TC ingress has translated and redirected; random, so that
+    /// nobody sets it by accident. 0: TC ingress leaves forwarding to the stack.
+    pub redirect_mark: u32,
 }

@@ -99,6 +99,8 @@ outcomes! {
     ToStackRoute = 9, Passed, "to-stack-route";
     /// XDP left it to the stack: there is no flow, and what answers that is not XDP's to decide.
     ToStackNoFlow = 10, Passed, "to-stack-no-flow";
+    /// Translated and redirected by TC ingress of another device.
+    Redirected = 11, Passed, "redirected";
     /// The agent has not finished filling the maps.
     NotReady = 16, Dropped, "not-ready";
     /// IP or transport header missing, cut short or contradicting itself.

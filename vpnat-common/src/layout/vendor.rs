@@ -131,8 +131,9 @@ pub struct VendorPolicy {
     pub port_max: Port,
     /// Largest MSS that a SYN may offer, bytes; 0 leaves it alone.
     pub mss: u16,
-    /// Padding, 0.
-    pub _pad: [u8; 2],
+    /// Largest packet that the routes to the vendor take, bytes, where they say less than their device; 0 if they
+    /// say nothing. The kernel's route lookup for programs tells the device's only.
+    pub path_mtu: u16,
 }
 
 impl VendorPolicy {
@@ -146,7 +147,7 @@ impl VendorPolicy {
         port_min: Port::new(1024),
         port_max: Port::new(65535),
         mss: 0,
-        _pad: [0; 2],
+        path_mtu: 0,
     };
 }
 
