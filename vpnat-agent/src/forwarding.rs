@@ -22,11 +22,12 @@ pub fn enable(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn set(name: String, value: &str) -> Result<(), Error> {
+fn set(name: String, value: &'static str) -> Result<(), Error> {
     let path = PathBuf::from("/proc/sys/net/ipv4").join(&name);
-    let before = fs::read_to_string(&path).map_err(Error::file("reading a sysctl", &path))?;
+    let refused = |error| Error::Sysctl { name: name.clone(), value, error };
+    let before = fs::read_to_string(&path).map_err(refused)?;
     if before.trim() != value {
-        fs::write(&path, value).map_err(Error::file("setting a sysctl", &path))?;
+        fs::write(&path, value).map_err(refused)?;
         log::info!("set net.ipv4.{} = {value} (was {})", name.replace('/', "."), before.trim());
     }
     Ok(())

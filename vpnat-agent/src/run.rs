@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Config;
 use crate::datapath::Error;
+use crate::datapath::error::remedy;
 use crate::datapath::fill;
 use crate::datapath::hooks::{Hooks, Needed};
 use crate::datapath::kernel::TcMethod;
@@ -40,7 +41,7 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// Netlink, signals or the runtime failed.
-    #[error("{what} failed ({error}): this process: see the reason in brackets")]
+    #[error("{what} failed ({error}): this process: {}", remedy(error))]
     System {
         /// What was attempted.
         what: &'static str,
@@ -167,11 +168,24 @@ fn bring_up(
     let mut supervisor = Supervisor::new(config.clone(), pins.clone(), maps, hooks);
     supervisor.reconcile()?;
     supervisor.verify().map_err(RunError::NotAttached)?;
-    supervisor.maps().change_settings(|settings| settings.ready = 1)?;
+    let mark = if config.redirect { new_mark()? } else { 0 };
+    supervisor.maps().change_settings(|settings| {
+        // Kept while it is wanted: packets on their way bear it.
+        if mark == 0 || settings.redirect_mark == 0 {
+            settings.redirect_mark = mark;
+        }
+        settings.ready = 1;
+    })?;
     if config.enable_forwarding {
         forwarding::enable(config)?;
     }
     Ok(supervisor)
+}
+
+/// A packet mark that nobody sets by accident.
+fn new_mark() -> Result<u32, RunError> {
+    let mark = getrandom::u32().map_err(|error| system("asking for a random number")(error.into()))?;
+    Ok(mark.max(1))
 }
 
 fn set_ready(ready: &AtomicBool, supervisor: &Supervisor) {

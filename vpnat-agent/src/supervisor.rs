@@ -14,7 +14,7 @@ use crate::datapath::maps::ConfigMaps;
 use crate::datapath::pins::{Pins, unpin};
 use crate::datapath::slots;
 use crate::datapath::xdp::{self, Facts, Mode};
-use crate::netlink::links::{self, Link};
+use crate::netlink::links::{self, Layer, Link};
 
 /// A device with what was put on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -219,11 +219,13 @@ impl Supervisor {
     /// Writes a device's role, now that its hooks are attached.
     fn open(&mut self, attached: Attached) -> Result<(), Error> {
         let (index, roles) = (attached.link.index, attached.plan.roles);
-        let slot = if attached.xdp == Mode::Off {
+        let with_xdp = attached.xdp != Mode::Off;
+        let redirected = self.config.redirect && roles != 0 && attached.link.layer == Layer::Ethernet;
+        let slot = if with_xdp || redirected {
+            slots::assign(&mut self.maps, &attached.link, roles, with_xdp)?
+        } else {
             slots::release(&mut self.maps, |kept| kept != index)?;
             0
-        } else {
-            slots::assign(&mut self.maps, &attached.link, roles)?
         };
         if roles == 0 {
             self.remove_role(index)?;

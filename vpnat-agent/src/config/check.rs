@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Component;
 
+use ipnet::Ipv4Net;
 use toml::Spanned;
 use vpnat_common::layout::vendor::Timeouts;
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 use super::issue::Issue;
-use super::{Config, PortRange, Prefix, Vendor, schema};
+use super::{Config, PortRange, Vendor, prefix, schema};
 
 /// Broken rules with their offsets in the file.
 pub type Issues = Vec<(usize, Issue)>;
@@ -23,9 +24,9 @@ struct Placed<T> {
 /// A vendor's lists with their places, for the rules between vendors.
 struct Lists {
     name: Placed<usize>,
-    cidrs: Vec<Placed<Prefix>>,
+    cidrs: Vec<Placed<Ipv4Net>>,
     egress_ips: Vec<Placed<Ipv4Addr>>,
-    allow_from: Vec<Placed<Prefix>>,
+    allow_from: Vec<Placed<Ipv4Net>>,
 }
 
 /// Turns the file into a configuration, or says everything that is wrong with it.
@@ -65,6 +66,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
             inside,
             outside,
             xdp: datapath.xdp,
+            redirect: datapath.redirect,
             max_flows,
             vendors,
             warnings,
@@ -141,7 +143,7 @@ fn vendor(
         let prefix = entry.value;
         if cidrs.iter().any(|cidr| cidr.value == prefix) {
             issues.push((entry.offset, Issue::ExemptIsCidr { prefix }));
-        } else if !cidrs.iter().any(|cidr| cidr.value.covers(prefix)) {
+        } else if !cidrs.iter().any(|cidr| cidr.value.contains(&prefix)) {
             issues.push((entry.offset, Issue::ExemptOutside { prefix }));
         }
     }
@@ -174,18 +176,18 @@ fn is_label(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-fn prefixes(list: &'static str, texts: &Spanned<schema::Texts>, issues: &mut Issues) -> Vec<Placed<Prefix>> {
+fn prefixes(list: &'static str, texts: &Spanned<schema::Texts>, issues: &mut Issues) -> Vec<Placed<Ipv4Net>> {
     if texts.get_ref().is_empty() {
         issues.push((texts.span().start, Issue::EmptyList { list }));
     }
     placed_prefixes(texts.get_ref(), issues)
 }
 
-fn placed_prefixes(texts: &[Spanned<String>], issues: &mut Issues) -> Vec<Placed<Prefix>> {
-    let mut prefixes: Vec<Placed<Prefix>> = Vec::new();
+fn placed_prefixes(texts: &[Spanned<String>], issues: &mut Issues) -> Vec<Placed<Ipv4Net>> {
+    let mut prefixes: Vec<Placed<Ipv4Net>> = Vec::new();
     for text in texts {
         let offset = text.span().start;
-        match text.get_ref().parse::<Prefix>() {
+        match prefix::parse(text.get_ref()) {
             Ok(prefix) if prefixes.iter().any(|entry| entry.value == prefix) => {
                 issues.push((offset, Issue::DuplicatePrefix { prefix }));
             }
@@ -299,7 +301,9 @@ fn between_vendors(vendors: &[Vendor], lists: &[Lists], issues: &mut Issues) {
                 issues.push((list.name.offset, Issue::DuplicateVendor { name: name.clone() }));
             }
             for cidr in &list.cidrs {
-                if let Some(other) = earlier.cidrs.iter().find(|other| other.value.overlaps(cidr.value)) {
+                if let Some(other) =
+                    earlier.cidrs.iter().find(|other| prefix::overlap(other.value, cidr.value))
+                {
                     issues.push((
                         cidr.offset,
                         Issue::VendorOverlap {
@@ -315,8 +319,8 @@ fn between_vendors(vendors: &[Vendor], lists: &[Lists], issues: &mut Issues) {
         for other in lists {
             for egress in &list.egress_ips {
                 let address = egress.value;
-                let holds = |entries: &[Placed<Prefix>]| {
-                    entries.iter().map(|entry| entry.value).find(|prefix| prefix.contains(address))
+                let holds = |entries: &[Placed<Ipv4Net>]| {
+                    entries.iter().map(|entry| entry.value).find(|prefix| prefix.contains(&address))
                 };
                 if let Some(prefix) = holds(&other.allow_from) {
                     let issue = Issue::EgressInsideAllowed { address, prefix, vendor: name_of(other) };
@@ -328,7 +332,8 @@ fn between_vendors(vendors: &[Vendor], lists: &[Lists], issues: &mut Issues) {
                 }
             }
             for allowed in &list.allow_from {
-                if let Some(cidr) = other.cidrs.iter().find(|cidr| cidr.value.overlaps(allowed.value)) {
+                if let Some(cidr) = other.cidrs.iter().find(|cidr| prefix::overlap(cidr.value, allowed.value))
+                {
                     let issue = Issue::AllowedIsVendor {
                         prefix: allowed.value,
                         other: cidr.value,

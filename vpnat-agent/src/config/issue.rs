@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
-use super::prefix::{Prefix, PrefixError};
+use super::prefix::PrefixError;
 
 /// A broken rule. `Display` says what; [`Issue::remedy`] says what to do.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -35,19 +36,19 @@ pub enum Issue {
     #[error("{count} egress addresses, more than {MAX_EGRESS_PER_VENDOR}")]
     TooManyEgress { count: usize },
     #[error("prefix {prefix} is listed twice")]
-    DuplicatePrefix { prefix: Prefix },
+    DuplicatePrefix { prefix: Ipv4Net },
     #[error("{prefix} of vendor `{vendor}` overlaps {other} of vendor `{other_vendor}`")]
-    VendorOverlap { prefix: Prefix, vendor: String, other: Prefix, other_vendor: String },
+    VendorOverlap { prefix: Ipv4Net, vendor: String, other: Ipv4Net, other_vendor: String },
     #[error("egress address {address} lies inside allow_from {prefix} of vendor `{vendor}`")]
-    EgressInsideAllowed { address: Ipv4Addr, prefix: Prefix, vendor: String },
+    EgressInsideAllowed { address: Ipv4Addr, prefix: Ipv4Net, vendor: String },
     #[error("egress address {address} lies inside {prefix} of vendor `{vendor}`")]
-    EgressInsideVendor { address: Ipv4Addr, prefix: Prefix, vendor: String },
+    EgressInsideVendor { address: Ipv4Addr, prefix: Ipv4Net, vendor: String },
     #[error("allow_from {prefix} overlaps {other} of vendor `{vendor}`")]
-    AllowedIsVendor { prefix: Prefix, other: Prefix, vendor: String },
+    AllowedIsVendor { prefix: Ipv4Net, other: Ipv4Net, vendor: String },
     #[error("exempt {prefix} is not inside the vendor's cidrs")]
-    ExemptOutside { prefix: Prefix },
+    ExemptOutside { prefix: Ipv4Net },
     #[error("exempt {prefix} is also in the vendor's cidrs")]
-    ExemptIsCidr { prefix: Prefix },
+    ExemptIsCidr { prefix: Ipv4Net },
     #[error("`{text}` is not a port range")]
     BadPorts { text: String },
     #[error("port range {min}-{max} is reversed")]

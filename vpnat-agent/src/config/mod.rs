@@ -5,7 +5,7 @@
 
 mod check;
 mod issue;
-pub mod prefix;
+mod prefix;
 mod schema;
 
 #[cfg(test)]
@@ -15,11 +15,11 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 use vpnat_common::layout::vendor::Timeouts;
 
 pub use issue::Issue;
-pub use prefix::Prefix;
 
 /// Where pins lie unless the configuration says otherwise.
 pub const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/vpnat";
@@ -69,6 +69,8 @@ pub struct Config {
     pub outside: Vec<String>,
     /// How XDP is chosen.
     pub xdp: XdpChoice,
+    /// Whether TC ingress sends on by redirect what it can finish.
+    pub redirect: bool,
     /// Flows the table can hold.
     pub max_flows: u32,
     /// Vendors, in the file's order.
@@ -83,13 +85,13 @@ pub struct Vendor {
     /// Name in metrics and listings, at most 15 bytes.
     pub name: String,
     /// Destination prefixes.
-    pub cidrs: Vec<Prefix>,
+    pub cidrs: Vec<Ipv4Net>,
     /// Prefixes inside `cidrs` that pass untranslated.
-    pub exempt: Vec<Prefix>,
+    pub exempt: Vec<Ipv4Net>,
     /// Source addresses that the vendor sees.
     pub egress_ips: Vec<Ipv4Addr>,
     /// Inside prefixes that may talk to the vendor.
-    pub allow_from: Vec<Prefix>,
+    pub allow_from: Vec<Ipv4Net>,
     /// Ports given out.
     pub ports: PortRange,
     /// Whether a TCP segment without a flow, other than a SYN, makes one.

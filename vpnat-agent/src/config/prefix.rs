@@ -1,19 +1,10 @@
-//! IPv4 prefixes as people write them.
+//! IPv4 prefixes as people write them. The arithmetic is ipnet's, the complaints are ours.
 
-use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 
-use vpnat_common::addr::Ip4;
+use ipnet::Ipv4Net;
 
-/// An IPv4 network: an address whose host bits are zero, and how many bits it has.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Prefix {
-    address: u32,
-    length: u8,
-}
-
-/// Why a text is not a [`Prefix`].
+/// Why a text is not a prefix.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PrefixError {
     /// Not of the form `a.b.c.d/n`.
@@ -28,92 +19,39 @@ pub enum PrefixError {
         /// As written.
         text: String,
         /// The prefix that was probably meant.
-        network: Prefix,
+        network: Ipv4Net,
     },
 }
 
-impl Prefix {
-    /// The prefix of `length` bits that holds `address`.
-    ///
-    /// Lengths above 32 count as 32.
-    pub fn new(address: Ipv4Addr, length: u8) -> Self {
-        let length = length.min(32);
-        Self { address: u32::from(address) & mask(length), length }
+/// Reads `a.b.c.d/n`, with all host bits zero.
+pub fn parse(text: &str) -> Result<Ipv4Net, PrefixError> {
+    let malformed = || PrefixError::Malformed(text.to_owned());
+    // ipnet's own reader takes leading zeros, which are octal elsewhere; the standard library's does not.
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    if address.parse::<Ipv6Addr>().is_ok() {
+        return Err(PrefixError::Ipv6(text.to_owned()));
     }
-
-    /// The network address.
-    pub fn address(self) -> Ipv4Addr {
-        Ipv4Addr::from(self.address)
+    if !length.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(malformed());
     }
-
-    /// The network address as the map layouts have it.
-    pub fn ip4(self) -> Ip4 {
-        Ip4::from(self.address())
-    }
-
-    /// How many leading bits count.
-    pub fn length(self) -> u8 {
-        self.length
-    }
-
-    /// Whether `address` lies in it.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        u32::from(address) & mask(self.length) == self.address
-    }
-
-    /// Whether all of `other` lies in it.
-    pub fn covers(self, other: Self) -> bool {
-        self.length <= other.length && self.contains(other.address())
-    }
-
-    /// Whether the two have an address in common.
-    pub fn overlaps(self, other: Self) -> bool {
-        self.covers(other) || other.covers(self)
-    }
+    let address: Ipv4Addr = address.parse().map_err(|_| malformed())?;
+    let length = length.parse().map_err(|_| malformed())?;
+    let prefix = Ipv4Net::new(address, length).map_err(|_| malformed())?;
+    let network = prefix.trunc();
+    if network == prefix { Ok(prefix) } else { Err(PrefixError::HostBits { text: text.to_owned(), network }) }
 }
 
-fn mask(length: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)
-}
-
-impl FromStr for Prefix {
-    type Err = PrefixError;
-
-    fn from_str(text: &str) -> Result<Self, PrefixError> {
-        let malformed = || PrefixError::Malformed(text.to_owned());
-        let (address, length) = text.split_once('/').unwrap_or((text, ""));
-        if address.parse::<Ipv6Addr>().is_ok() {
-            return Err(PrefixError::Ipv6(text.to_owned()));
-        }
-        let address: Ipv4Addr = address.parse().map_err(|_| malformed())?;
-        if length.is_empty() || length.len() > 2 || !length.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(malformed());
-        }
-        let length: u8 = length.parse().map_err(|_| malformed())?;
-        if length > 32 {
-            return Err(malformed());
-        }
-        let prefix = Self::new(address, length);
-        if prefix.address() == address {
-            Ok(prefix)
-        } else {
-            Err(PrefixError::HostBits { text: text.to_owned(), network: prefix })
-        }
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address(), self.length)
-    }
+/// Whether the two have an address in common.
+pub fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other) || other.contains(&one)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn prefix(text: &str) -> Prefix {
-        text.parse().expect(text)
+    fn prefix(text: &str) -> Ipv4Net {
+        parse(text).expect(text)
     }
 
     #[test]
@@ -125,15 +63,24 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_prefix() {
-        for text in ["", "/", "192.0.2.0", "192.0.2.0/", "192.0.2.0/33", "192.0.2/24", "192.0.2.0/+8", "a/8"]
-        {
-            assert_eq!(text.parse::<Prefix>(), Err(PrefixError::Malformed(text.into())), "{text}");
+        for text in [
+            "",
+            "/",
+            "192.0.2.0",
+            "192.0.2.0/",
+            "192.0.2.0/33",
+            "192.0.2/24",
+            "192.0.2.0/+8",
+            "192.0.02.0/24",
+            "a/8",
+        ] {
+            assert_eq!(parse(text), Err(PrefixError::Malformed(text.into())), "{text}");
         }
     }
 
     #[test]
     fn tells_host_bits_and_the_network() {
-        let error = "192.0.2.7/24".parse::<Prefix>().unwrap_err();
+        let error = parse("192.0.2.7/24").unwrap_err();
         assert_eq!(
             error,
             PrefixError::HostBits { text: "192.0.2.7/24".into(), network: prefix("192.0.2.0/24") }
@@ -142,15 +89,15 @@ mod tests {
 
     #[test]
     fn tells_ipv6_apart() {
-        assert_eq!("::/0".parse::<Prefix>(), Err(PrefixError::Ipv6("::/0".into())));
+        assert_eq!(parse("::/0"), Err(PrefixError::Ipv6("::/0".into())));
     }
 
     #[test]
     fn overlap_is_containment_either_way() {
-        assert!(prefix("192.0.2.0/24").overlaps(prefix("192.0.2.128/25")));
-        assert!(prefix("192.0.2.128/25").overlaps(prefix("192.0.2.0/24")));
-        assert!(!prefix("192.0.2.0/25").overlaps(prefix("192.0.2.128/25")));
-        assert!(prefix("0.0.0.0/0").overlaps(prefix("10.0.0.0/8")));
-        assert!(prefix("192.0.2.0/24").covers(prefix("192.0.2.0/24")));
+        assert!(overlap(prefix("192.0.2.0/24"), prefix("192.0.2.128/25")));
+        assert!(overlap(prefix("192.0.2.128/25"), prefix("192.0.2.0/24")));
+        assert!(!overlap(prefix("192.0.2.0/25"), prefix("192.0.2.128/25")));
+        assert!(overlap(prefix("0.0.0.0/0"), prefix("10.0.0.0/8")));
+        assert!(overlap(prefix("192.0.2.0/24"), prefix("192.0.2.0/24")));
     }
 }

@@ -58,6 +58,9 @@ pub struct Datapath {
     /// How XDP is chosen.
     #[serde(default)]
     pub xdp: super::XdpChoice,
+    /// Whether TC ingress sends on by redirect, past the stack, what it can finish.
+    #[serde(default = "yes")]
+    pub redirect: bool,
     /// Flows the table can hold.
     pub max_flows: Option<Spanned<u32>>,
 }
@@ -105,4 +108,8 @@ pub struct Timeouts {
     /// Accept timers below the RFCs' minima.
     #[serde(default)]
     pub allow_short: bool,
+}
+
+fn yes() -> bool {
+    true
 }

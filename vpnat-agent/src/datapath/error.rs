@@ -32,13 +32,13 @@ pub enum Error {
     Unreadable { path: PathBuf },
     #[error("nothing is pinned: {}: start `vpnat run`, or name the directory with --pin-dir", path.display())]
     NothingPinned { path: PathBuf },
-    #[error("{action} failed ({error}): {}: see the reason in brackets", path.display())]
+    #[error("{action} failed ({error}): {}: {}", path.display(), remedy(error))]
     File { action: &'static str, path: PathBuf, error: io::Error },
     #[error("no such device: {name}: create it first, or correct [datapath] {list}")]
     NoDevice { name: String, list: &'static str },
     #[error("device of an unknown kind (ARPHRD {kind}): {name}: use an Ethernet or IP tunnel device")]
     DeviceKind { name: String, kind: u16 },
-    #[error("{action} failed ({error}): netlink: see the reason in brackets")]
+    #[error("{action} failed ({error}): netlink: {}", remedy(error))]
     Netlink { action: &'static str, error: io::Error },
     #[error(
         "pinned map has another {property} (found {found}, expected {expected}): {name} in {}: \
@@ -56,14 +56,19 @@ pub enum Error {
          with (6.1, 6.12, 6.18), or report this with the lines below\n{log}"
     )]
     Verifier { program: String, kernel: String, reason: io::Error, log: String },
-    #[error("loading program `{program}` failed ({reason}): Linux {kernel}: see the reason in brackets")]
-    Load { program: String, kernel: String, reason: String },
-    #[error("{action} failed ({}): map {name}: see the reason in brackets", chain(error))]
+    #[error("loading program `{program}` failed ({}): Linux {kernel}: {}", chain(error), remedy(error))]
+    Load { program: String, kernel: String, error: ProgramError },
+    #[error("{action} failed ({}): map {name}: {}", chain(error), remedy(error))]
     Map { action: &'static str, name: &'static str, error: MapError },
-    #[error("{action} failed ({}): program {name}: see the reason in brackets", chain(error))]
+    #[error("{action} failed ({}): program {name}: {}", chain(error), remedy(error))]
     Program { action: &'static str, name: String, error: ProgramError },
     #[error("attaching `{program}` failed ({reason}): {device} {point}: {remedy}")]
-    Attach { program: String, device: String, point: &'static str, reason: String, remedy: &'static str },
+    Attach { program: String, device: String, point: &'static str, reason: String, remedy: String },
+    #[error(
+        "cannot set net.ipv4.{} = {value} ({error}): this network namespace: set it before vpnat starts, \
+         and enable_forwarding = false in [agent]", name.replace('/', ".")
+    )]
+    Sysctl { name: String, value: &'static str, error: io::Error },
     #[error(
         "the hook was attached and is not there: {device} {point}: look for another tool that removes BPF programs"
     )]
@@ -98,6 +103,38 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What to do about an error of the system when nothing more particular is known.
+pub fn remedy(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    let number = loop {
+        match cause {
+            None => break None,
+            Some(error) => match error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+                Some(number) => break Some(number),
+                None => cause = error.source(),
+            },
+        }
+    };
+    match number {
+        Some(libc::EPERM | libc::EACCES) => "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        Some(libc::ENOENT) => "look whether another tool removes pins or files; `vpnat run` makes them anew",
+        Some(libc::ENODEV | libc::ENXIO) => "create the device again, or remove it from [datapath]",
+        Some(libc::EROFS) => "mount this file system writable",
+        Some(libc::ENOMEM) => "free memory, or lower [datapath] max_flows",
+        Some(libc::ENOSPC | libc::E2BIG) => "the table is full: list fewer vendors, prefixes or addresses",
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "raise the limit on open files (`ulimit -n`, or LimitNOFILE= in the unit)"
+        }
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "look for another tool that uses it (`bpftool net`, `bpftool link`) and remove what it attached"
+        }
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => {
+            "run a kernel that vpnat was tested with (6.1, 6.12, 6.18)"
+        }
+        _ => "try again, and report this with the kernel's messages (`dmesg`) if it stays",
+    }
+}
+
 impl Error {
     /// Wraps a file operation's error.
     pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
@@ -114,5 +151,21 @@ impl Error {
     pub fn program(action: &'static str, name: &str) -> impl FnOnce(ProgramError) -> Self {
         let name = name.to_owned();
         move |error| Self::Program { action, name, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_system_error_comes_with_something_to_do() {
+        let error = |number| io::Error::from_raw_os_error(number);
+        assert!(remedy(&error(libc::EACCES)).starts_with("run as root"));
+        let inner = aya::sys::SyscallError { call: "bpf", io_error: error(libc::ENOMEM) };
+        let map = Error::map("writing", "FLOWS")(MapError::SyscallError(inner)).to_string();
+        assert!(map.starts_with("writing failed (") && map.contains("Cannot allocate memory"), "{map}");
+        assert!(map.ends_with("): map FLOWS: free memory, or lower [datapath] max_flows"), "{map}");
+        assert!(remedy(&io::Error::other("?")).starts_with("try again"));
     }
 }

@@ -35,11 +35,11 @@ pub fn fill(
         for (list, exempt) in [(&vendor.cidrs, 0), (&vendor.exempt, 1)] {
             for prefix in list {
                 let target = PrefixTarget { vendor: slot, exempt, _pad: [0; 2] };
-                prefixes.insert((prefix.length().into(), prefix.address().octets()), target);
+                prefixes.insert((prefix.prefix_len().into(), prefix.addr().octets()), target);
             }
         }
         for (index, prefix) in vendor.allow_from.iter().enumerate() {
-            let key = (SOURCE_KEY_VENDOR_BITS + u32::from(prefix.length()), slot, prefix.address().octets());
+            let key = (SOURCE_KEY_VENDOR_BITS + u32::from(prefix.prefix_len()), slot, prefix.addr().octets());
             sources.insert(key, SourceRule { index: index as u32 });
         }
         let policy = policy(vendor);

@@ -74,7 +74,10 @@ pub fn check_embedded() -> Result<(), Error> {
 
 /// Compares what is pinned with what the object declares, and says with which sizes it can be loaded.
 ///
-/// aya takes any pinned map for the one it looks for, whatever its shape.
+/// aya takes any pinned map for the one it looks for, whatever its shape. Only kind and sizes are compared:
+/// the kernel would hand out the types that a map was made with (its BTF), but aya-obj 0.3 reads BTF without
+/// letting others look at it. Two layouts with the same sizes are told apart by `LAYOUT_VERSION` alone, which
+/// is part of the pins' path and has to be raised with every change.
 pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Sizes, Error> {
     let object = parse()?;
     let mut sizes = wanted;
@@ -222,7 +225,7 @@ fn load_error(program: &str, error: ProgramError) -> Error {
             let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
             Error::Verifier { program, kernel, reason: io_error, log }
         }
-        other => Error::Load { program, kernel, reason: chain(&other) },
+        error => Error::Load { program, kernel, error },
     }
 }
 

@@ -33,13 +33,13 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn error(&self, program: &str, error: &dyn std::error::Error, remedy: &'static str) -> Error {
+    fn error(&self, program: &str, error: &dyn std::error::Error, remedy: impl Into<String>) -> Error {
         Error::Attach {
             program: program.into(),
             device: self.link.name.clone(),
             point: self.point,
             reason: chain(error),
-            remedy,
+            remedy: remedy.into(),
         }
     }
 }
@@ -76,7 +76,8 @@ fn attach_tcx(
     id: u32,
     place: &Place<'_>,
 ) -> Result<(), Error> {
-    const REMEDY: &str = "see the reason in brackets; VPNAT_FORCE_CLSACT=1 uses clsact filters instead";
+    const REMEDY: &str = "remove programs that `bpftool net` shows there and nobody needs, or start with \
+                          VPNAT_FORCE_CLSACT=1, which uses clsact filters instead";
     let replaced = replace_link(program, place.pin);
     let stale = match replaced {
         // A pin whose link is on a device that has been renamed since answers as well: look.
@@ -121,12 +122,17 @@ fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<bool, Progr
 }
 
 fn attach_clsact(program: &mut SchedClassifier, name: &'static str, place: &Place<'_>) -> Result<(), Error> {
-    const REMEDY: &str = "see the reason in brackets; `tc filter show` lists what is there";
     let device = &place.link.name;
+    let remedy = || {
+        let point = place.point;
+        format!(
+            "remove what `tc filter show dev {device} {point}` lists at pref {PRIORITY} and is not vpnat's"
+        )
+    };
     match qdisc_add_clsact(device) {
         Ok(()) | Err(TcError::AlreadyAttached) => {}
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(error) => return Err(place.error(name, &error, "the kernel needs CONFIG_NET_SCH_INGRESS")),
+        Err(error) => return Err(place.error(name, &error, "use a kernel with CONFIG_NET_SCH_INGRESS")),
     }
     let mut ours = our_filters(place.link.index, place.direction)?.into_iter();
     let id = match ours.next() {
@@ -141,9 +147,9 @@ fn attach_clsact(program: &mut SchedClassifier, name: &'static str, place: &Plac
             program.attach_with_options(device, place.direction, TcAttachOptions::Netlink(options))
         }
     }
-    .map_err(|error| place.error(name, &error, REMEDY))?;
+    .map_err(|error| place.error(name, &error, remedy()))?;
     // Dropping this kind of link would remove the filter, which is to outlive us.
-    std::mem::forget(program.take_link(id).map_err(|error| place.error(name, &error, REMEDY))?);
+    std::mem::forget(program.take_link(id).map_err(|error| place.error(name, &error, remedy()))?);
     for duplicate in ours {
         remove_filter(place.link.index, place.direction, &duplicate)?;
     }
