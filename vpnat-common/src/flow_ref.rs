@@ -171,8 +171,8 @@ impl<'a> FlowRef<'a> {
 
     /// Makes this the beginning of a new entry: everything that is not said here is 0.
     #[inline(always)]
-    pub fn begin(&self, vendor: u8, phase: Phase, expires: Moment, created: Moment, stamp: u16) {
-        let entry = FlowEntry { vendor, phase, expires, created, stamp, ..FlowEntry::EMPTY };
+    pub fn begin(&self, vendor: u8, phase: Phase, expires: Moment, created: Moment) {
+        let entry = FlowEntry { vendor, phase, expires, created, ..FlowEntry::EMPTY };
         // SAFETY: `new` vouches for the memory.
         unsafe { self.entry.as_ptr().write(entry) }
     }

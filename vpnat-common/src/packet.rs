@@ -26,6 +26,9 @@ unsafe impl Wire for TcpRest {}
 
 /// A packet under a program's hand. Offsets count bytes from the start of the IP header.
 pub trait Packet {
+    /// Whether a total length of 0 can stand for one that does not fit its field ("BIG TCP", socket buffers only).
+    const MAY_BE_BIG: bool;
+
     /// Copies out what lies at `offset`, a constant of the caller; `None` past the packet's end.
     fn load<T: Wire>(&self, offset: usize) -> Option<T>;
 
@@ -229,8 +232,7 @@ impl Ip {
         let header: Ipv4Head = packet.load(0).ok_or(Outcome::BadHeader)?;
         let header_len = ((header.version_ihl & 0xf) as usize) << 2;
         let mut total_len = u16::from_be(header.total_len) as u32;
-        if total_len == 0 {
-            // A GSO packet above 64 kB ("BIG TCP") has no room for its length.
+        if total_len == 0 && P::MAY_BE_BIG {
             total_len = packet.len();
         }
         if header.version_ihl >> 4 != 4

@@ -1,8 +1,9 @@
 //! TCP as a NAT sees it: RFC 7857 section 2 (after RFC 6146 section 3.5.2), with RFC 5382's rule that a
 //! connection is established once both sides have acknowledged.
 //!
-//! Each side's entry records what that side has sent, and only packets of that side write it; the phase
-//! follows from both. So two CPUs that see both sides' FINs at once cannot lose one.
+//! Each side's entry records what that side has sent, and only packets of that side write it, but for a reset
+//! taken back and a tuple used again; the phase follows from both. So two CPUs that see both sides' FINs at
+//! once cannot lose one.
 
 use crate::flow_ref::FlowRef;
 use crate::layout::flow::{Direction, Phase, sent};
@@ -74,10 +75,10 @@ impl Segment {
 pub const MAX_WINDOW_SCALE: u8 = 14;
 
 /// Whether `seq` lies where the side behind `receiver` expects it: nothing before its acknowledgement,
-/// nothing beyond its window. True if that side has not been heard yet.
+/// nothing beyond its window. True as long as that side has acknowledged nothing.
 #[inline(always)]
 fn in_window(seq: u32, receiver: &FlowRef<'_>) -> bool {
-    if receiver.sent() & (sent::SYN | sent::ACK) == 0 {
+    if receiver.sent() & sent::ACK == 0 {
         return true;
     }
     let scale = receiver.window_scale() & 0xf;
@@ -153,6 +154,17 @@ pub fn track(direction: Direction, own: &FlowRef<'_>, other: &FlowRef<'_>, segme
         }
     }
 
+    if segment.flags & (flags::SYN | flags::ACK) == flags::SYN | flags::ACK
+        && !outbound
+        && !matches!(before, Phase::TcpInit | Phase::TcpEstablished)
+    {
+        // The vendor has taken a SYN that we did not believe: its old connection was gone.
+        other.set_sent(sent::SYN);
+        own.set_sent(sent::SYN | sent::ACK);
+        progress(own, segment);
+        return Tracked { phase: Phase::TcpInit, refresh: true };
+    }
+
     let mut own_sent = own.sent();
     let mut other_sent = other.sent();
     if matches!(before, Phase::TcpTrans) {
@@ -173,7 +185,8 @@ pub fn track(direction: Direction, own: &FlowRef<'_>, other: &FlowRef<'_>, segme
             own_sent |= sent::FIN_ACKED;
         }
     }
-    let fin = segment.flags & flags::FIN != 0 && in_window(segment.seq, other);
+    // The FIN itself must be in the window; what lies before it may be sent again.
+    let fin = segment.flags & flags::FIN != 0 && in_window(segment.seq_end.wrapping_sub(1), other);
     if fin {
         own_sent |= sent::FIN;
     }
@@ -182,7 +195,9 @@ pub fn track(direction: Direction, own: &FlowRef<'_>, other: &FlowRef<'_>, segme
     if own_sent & sent::FIN == 0 || fin {
         own.set_seq_end(segment.seq_end);
     }
-    own.set_ack(segment.ack);
+    if segment.flags & flags::ACK != 0 {
+        own.set_ack(segment.ack);
+    }
     own.set_window(segment.window);
 
     let phase = joint(own_sent, other_sent);

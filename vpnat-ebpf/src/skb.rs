@@ -1,7 +1,9 @@
 //! Packets in TC programs: socket buffers.
 
+use core::mem::offset_of;
+
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{
     bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
@@ -11,7 +13,10 @@ use vpnat_common::engine::tables::Link;
 use vpnat_common::packet::{Ip, Kind, Packet, Subject, Wire};
 
 use crate::maps::XDP_PORTS;
-use crate::unaligned;
+use crate::unaligned::{self, packet_pointer};
+
+/// `skb->pkt_type` of what is addressed to this host (`include/uapi/linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
 
 /// `~x + x`: the difference that changes nothing.
 const NO_CHANGE: u16 = 0xffff;
@@ -28,13 +33,12 @@ pub struct Skb<'a, const L2: usize> {
 /// Where the directly readable part of the packet lies. Helpers move it, so this is asked each time.
 #[inline(always)]
 fn bounds(context: &TcContext) -> (usize, usize) {
-    let skb = context.skb.skb;
-    // SAFETY: the context is that of the running program. Volatile, or the compiler may pass these 32-bit
-    // fields on as numbers, and the verifier forgets that they are pointers.
+    let skb = context.skb.skb.cast_const();
+    // SAFETY: the context is that of the running program.
     unsafe {
         (
-            (&raw const (*skb).data).read_volatile() as usize,
-            (&raw const (*skb).data_end).read_volatile() as usize,
+            packet_pointer::<_, { offset_of!(__sk_buff, data) }>(skb),
+            packet_pointer::<_, { offset_of!(__sk_buff, data_end) }>(skb),
         )
     }
 }
@@ -65,6 +69,8 @@ impl<'a, const L2: usize> Skb<'a, L2> {
 }
 
 impl<const L2: usize> Packet for Skb<'_, L2> {
+    const MAY_BE_BIG: bool = true;
+
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         // SAFETY: `place` has checked the bounds; `Wire` types have alignment 1 and take any bytes.
@@ -155,9 +161,10 @@ impl<const L2: usize> Link for Skb<'_, L2> {
     fn reserve(&mut self, slot: u8) -> bool {
         let skb = self.context.skb.skb;
         // SAFETY: the context is that of the running program.
-        let (mark, tagged) = unsafe { ((*skb).mark, (*skb).vlan_present) };
-        // A mark means that somebody else wants to know this packet again, behind the stack.
-        if self.mark == 0 || mark != 0 || tagged != 0 {
+        let (mark, tagged, kind) = unsafe { ((*skb).mark, (*skb).vlan_present, (*skb).pkt_type) };
+        // A mark means that somebody else wants to know this packet again, behind the stack; and what is not
+        // addressed to this host is not its to forward.
+        if self.mark == 0 || mark != 0 || tagged != 0 || kind != PACKET_HOST {
             return false;
         }
         XDP_PORTS.get(slot as u32).is_some_and(|port| port.ifindex != 0)

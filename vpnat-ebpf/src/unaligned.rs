@@ -32,6 +32,37 @@ pub unsafe fn write<T: Wire>(to: *mut T, value: T) {
     unsafe { words::write(to, value) }
 }
 
+/// Reads one of the context's packet pointers, a 32-bit field at offset `AT` that the verifier makes a pointer.
+///
+/// In assembly, because a compiler that knows it for a 32-bit number passes it on and compares it as one, and then
+/// the verifier forgets that it is a pointer.
+///
+/// # Safety
+/// `context` is that of the running program, and `AT` the offset of its `data` or `data_end`.
+#[inline(always)]
+pub unsafe fn packet_pointer<C, const AT: usize>(context: *const C) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let pointer: u64;
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::arch::asm!(
+                "{pointer} = *(u32 *)({context} + {at})",
+                pointer = out(reg) pointer,
+                context = in(reg) context,
+                at = const AT,
+                options(readonly, nostack),
+            );
+        }
+        pointer as usize
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: the caller's promise.
+        unsafe { context.byte_add(AT).cast::<u32>().read_unaligned() as usize }
+    }
+}
+
 #[cfg(target_arch = "bpf")]
 mod words {
     use core::arch::asm;

@@ -1,7 +1,9 @@
 //! XDP programs, one per part that a device plays.
 
+use core::mem::offset_of;
+
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::{bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
@@ -16,7 +18,7 @@ use vpnat_common::packet::{Ip, Packet, Subject, Wire};
 
 use crate::maps::{XDP_DEVICES, XDP_PORTS};
 use crate::tables::Kernel;
-use crate::unaligned;
+use crate::unaligned::{self, packet_pointer};
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -35,12 +37,14 @@ struct Frame<'a> {
 impl<'a> Frame<'a> {
     #[inline(always)]
     fn new(context: &'a XdpContext) -> Self {
-        let md = context.ctx;
-        // SAFETY: the context is that of the running program. Volatile, or the compiler may pass these 32-bit
-        // fields on as numbers, and the verifier forgets that they are pointers.
-        let (start, end) =
-            unsafe { ((&raw const (*md).data).read_volatile(), (&raw const (*md).data_end).read_volatile()) };
-        Self { context, start: start as usize, end: end as usize, action: xdp_action::XDP_DROP }
+        // SAFETY: the context is that of the running program.
+        let (start, end) = unsafe {
+            (
+                packet_pointer::<_, { offset_of!(xdp_md, data) }>(context.ctx),
+                packet_pointer::<_, { offset_of!(xdp_md, data_end) }>(context.ctx),
+            )
+        };
+        Self { context, start, end, action: xdp_action::XDP_DROP }
     }
 
     /// What lies at `offset` from the start of the frame.
@@ -55,13 +59,21 @@ impl<'a> Frame<'a> {
 
     #[inline(always)]
     fn is_ipv4(&self) -> bool {
+        // Group addresses (the first octet's lowest bit) are not forwarded.
         // SAFETY: `place` has checked the bounds.
-        self.place::<[u8; 2]>(ETHER_TYPE)
-            .is_some_and(|place| unsafe { unaligned::read(place) } == [0x08, 0x00])
+        let group =
+            self.place::<[u8; 1]>(0).is_none_or(|place| unsafe { unaligned::read(place) }[0] & 1 != 0);
+        // SAFETY: as above.
+        !group
+            && self
+                .place::<[u8; 2]>(ETHER_TYPE)
+                .is_some_and(|place| unsafe { unaligned::read(place) } == [0x08, 0x00])
     }
 }
 
 impl Packet for Frame<'_> {
+    const MAY_BE_BIG: bool = false;
+
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         // SAFETY: `place` has checked the bounds; `Wire` types have alignment 1 and take any bytes.

@@ -1,7 +1,7 @@
 //! TC egress: the place that makes the promise. After routing, every packet to a vendor is translated here
 //! or does not leave.
 
-use super::session::{self, Admission, Standing, Step};
+use super::session::{self, Admission, After, Standing, Step};
 use super::tables::Tables;
 use super::{Decision, flows, fragments, icmp_errors};
 use crate::addr::Ip4;
@@ -16,11 +16,11 @@ use crate::packet::{Ip, NoSubject, Packet, Subject, ipv4};
 #[inline(always)]
 pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifindex: u32) -> Decision {
     let mut admission = Admission::NONE;
-    let mut step = session::translate::<T, P, true>(tables, packet, false);
+    let mut step = session::translate::<T, P, true>(tables, packet, After::Nothing);
     if step == Step::STALE {
         admission.preferred = flows::port_of(tables, packet);
         step = match session::renew(tables, packet, false) {
-            Standing::Current => session::translate::<T, P, true>(tables, packet, false),
+            Standing::Current => session::translate::<T, P, true>(tables, packet, After::Renewed),
             Standing::Over => Step::MISS,
             Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
         };
@@ -30,7 +30,7 @@ pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifind
         step = if session::follow(tables, packet)
             || session::renew(tables, packet, false) == Standing::Current
         {
-            session::translate::<T, P, true>(tables, packet, true)
+            session::translate::<T, P, true>(tables, packet, After::Followed)
         } else {
             Step::done(Decision::nobody(Outcome::EntryInvalid))
         };
@@ -39,20 +39,21 @@ pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifind
     if step != Step::MISS {
         return step.ended();
     }
+    // Without an address it has ended there: dropped, passed, or translated by what it quotes or belongs to.
     let admitted = admit(tables, packet, ingress_ifindex, &mut admission.egress);
-    if !admitted.is_translated() || admission.egress == Ip4::UNSPECIFIED {
+    if admission.egress == Ip4::UNSPECIFIED {
         return admitted;
     }
     let opened = session::open(tables, packet, admitted.vendor(), &admission);
     if !opened.is_translated() {
         return opened;
     }
-    let step = session::translate::<T, P, true>(tables, packet, true);
+    let step = session::translate::<T, P, true>(tables, packet, After::Followed);
     session::clamp(tables, packet, step).ended()
 }
 
-/// Judges a packet on its way out that no flow speaks for. If it may open one, the outcome is the translated
-/// one and `egress` holds the address to use. Errors and later fragments are translated here.
+/// Judges a packet on its way out that no flow speaks for. If it may open one, `egress` holds the address to
+/// use. Errors and later fragments are translated here.
 #[inline(never)]
 fn admit<T: Tables, P: Packet>(
     tables: &T,
@@ -106,7 +107,22 @@ fn admit<T: Tables, P: Packet>(
         }
         flows::egress_address(policy, ip.src)
     };
-    Decision::of(vendor, Outcome::Outbound)
+    // The verdict stands only if no flow can be opened: a policy that is being rewritten may name no address.
+    Decision::of(vendor, Outcome::NotReady)
+}
+
+/// Whether a packet that bears the redirect mark looks it, too: nothing leaves by the mark alone.
+#[inline(always)]
+pub fn is_translated<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
+    let (Some(src), Some(dst)) = (packet.load::<[u8; 4]>(ipv4::SRC), packet.load::<[u8; 4]>(ipv4::DST))
+    else {
+        return false;
+    };
+    match tables.egress(Ip4 { octets: src }) {
+        // To a pod, back through the device that it came by (single-arm).
+        None => tables.vendor_of(Ip4 { octets: dst }).is_none(),
+        Some(_) => true,
+    }
 }
 
 /// Whether `address` is an egress address of the vendor in `slot`.

@@ -1,10 +1,11 @@
 //! The fast path, past the stack: XDP ingress, and TC ingress by redirect. It takes whole, plain packets that it
 //! can finish, and leaves everything else to the stack and the other hooks, unchanged.
 
-use super::egress::is_egress_of;
-use super::session::{self, Admission, Standing, Step};
+use super::ingress::is_protected;
+use super::session::{self, Admission, After, Standing, Step};
 use super::tables::{Link, NextHop, Route, RouteQuery, Tables};
 use super::{Clock, Decision, flows, rewrite};
+use crate::addr::Ip4;
 use crate::checksum::{self, Sum};
 use crate::layout::device::role;
 use crate::layout::flow::Direction;
@@ -16,12 +17,12 @@ use crate::packet::{Ip, Packet, Subject, ipv4};
 #[inline(always)]
 pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
     let mut admission = Admission::NONE;
-    let mut step = translate::<T, P, ROLES>(tables, packet, false);
+    let mut step = translate::<T, P, ROLES>(tables, packet, After::Nothing);
     if step == Step::STALE {
         admission.preferred = flows::port_of(tables, packet);
         step = match session::renew(tables, packet, true) {
             Standing::Current if keep_next_hop(tables, packet) => {
-                translate::<T, P, ROLES>(tables, packet, false)
+                translate::<T, P, ROLES>(tables, packet, After::Renewed)
             }
             Standing::Current => Step::done(Decision::nobody(Outcome::ToStackRoute)),
             Standing::Over => Step::MISS,
@@ -32,7 +33,7 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
         // Only a pair can take note; renewing completes it.
         step = if session::follow(tables, packet) || session::renew(tables, packet, true) == Standing::Current
         {
-            translate::<T, P, ROLES>(tables, packet, true)
+            translate::<T, P, ROLES>(tables, packet, After::Followed)
         } else {
             Step::done(Decision::nobody(Outcome::EntryInvalid))
         };
@@ -49,14 +50,13 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
     if !opened.is_translated() {
         return opened;
     }
-    let step = translate::<T, P, ROLES>(tables, packet, true);
+    let step = translate::<T, P, ROLES>(tables, packet, After::Followed);
     session::clamp(tables, packet, step).ended()
 }
 
-/// Translates a packet that belongs to a flow and hands it to its next hop. `followed` says that its
-/// connection has taken note of it. Everything is checked before anything is written.
+/// Translates a packet that belongs to a flow and hands it to its next hop. Everything is checked before anything is written.
 #[inline(never)]
-fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, followed: bool) -> Step {
+fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, after: After) -> Step {
     let stack = |outcome| Step::done(Decision::nobody(outcome));
     // Bad headers too: the stack drops and counts them.
     let Ok(mut ip) = Ip::read(packet) else { return stack(Outcome::ToStackShape) };
@@ -81,14 +81,14 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, fo
     if ip.ttl <= 1 {
         return ended(Outcome::ToStackTtl);
     }
-    if entry.stamp() != Clock::read(tables).stamp {
+    if after < After::Renewed && entry.stamp() != Clock::read(tables).stamp {
         return Step::STALE;
     }
     let next_hop = NextHop { slot: entry.out_slot(), mac: entry.out_mac(), mtu: entry.mtu() };
     if let Err(outcome) = check_way(packet.wire_len(&ip, &subject), &next_hop) {
         return ended(outcome);
     }
-    if !followed && !session::note(&subject, entry) {
+    if after < After::Followed && !session::note(&subject, entry) {
         return Step::CONTROL;
     }
     // Asked before anything is written: a device that is gone leaves the packet to the stack, unchanged.
@@ -125,7 +125,7 @@ fn admit<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &P, admission:
     if ROLES & role::OUTSIDE != 0
         && let Some(target) = tables.vendor_of(ip.src)
         && target.exempt == 0
-        && is_egress_of(tables, ip.dst, target.vendor)
+        && is_protected(tables, ip.dst, target.vendor)
     {
         return Decision::of(target.vendor, Outcome::Unsolicited);
     }
@@ -151,6 +151,8 @@ fn admit<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &P, admission:
     admission.next_hop = find_next_hop(tables, &query, Direction::Outbound, policy);
     admission.egress = flows::egress_address(policy, ip.src);
     match check_way(packet.wire_len(&ip, &subject), &admission.next_hop) {
+        // A policy that is being rewritten may name no address.
+        Ok(()) if admission.egress == Ip4::UNSPECIFIED => Decision::of(vendor, Outcome::NotReady),
         Ok(()) => Decision::of(vendor, Outcome::Outbound),
         Err(outcome) => Decision::of(vendor, outcome),
     }
@@ -214,6 +216,7 @@ fn keep_next_hop<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
     entry.set_out_mac(next_hop.mac);
     entry.set_mtu(next_hop.mtu);
     entry.set_out_slot(next_hop.slot);
+    entry.set_stamp(Clock::read(tables).stamp);
     next_hop.slot != 0
 }
 

@@ -60,45 +60,58 @@ pub fn egress_address(policy: &VendorPolicy, inside: Ip4) -> Ip4 {
     policy.egress[place & (MAX_EGRESS_PER_VENDOR - 1)]
 }
 
-/// Whether the flow of this entry still lives, judged by both halves' timers.
-#[inline(always)]
-fn lives(now: Moment, entry: &FlowRef<'_>, other: Option<&FlowRef<'_>>, grace: u32) -> bool {
-    let runs = |timer: Moment| timer != GONE && timer.after(grace.wrapping_sub(1)).is_after(now);
-    runs(entry.expires()) || other.is_some_and(|other| runs(other.expires()))
+/// When a flow may be removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// It has been over for so many seconds.
+    OverFor(u32),
+    /// Now: it may not go on.
+    Now,
 }
 
-/// Removes the flow of `entry` if it has been over for `grace` seconds; true if this caller removed it.
+/// Removes the flow of `entry`; true if this caller removed it. It lives as long as either half's timer runs.
 #[inline(always)]
-pub fn remove_if_over<T: Tables>(
+pub fn remove<T: Tables>(
     tables: &T,
     now: Moment,
     key: &FlowKey,
     direction: Direction,
     entry: &FlowRef<'_>,
     rewrite: &Rewrite,
-    grace: u32,
+    when: When,
 ) -> bool {
     let other_key = pair_key(key, direction, rewrite);
-    let other = tables.flow(&other_key);
     // A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
-    let other = other.filter(|other| is_pair(key, direction, &other_key, other));
-    if lives(now, entry, other.as_ref(), grace) {
+    let other = tables.flow(&other_key).filter(|other| is_pair(key, direction, &other_key, other));
+    // Read once: what was judged is what must still be there when it is claimed.
+    let own_timer = entry.expires();
+    let other_timer = match &other {
+        Some(other) => other.expires(),
+        None => GONE,
+    };
+    if let When::OverFor(grace) = when
+        && (runs(own_timer, now, grace) || runs(other_timer, now, grace))
+    {
         return false;
     }
     // The outbound half decides who removes; an inbound half alone decides for itself.
-    let arbiter = match (direction, &other) {
-        (Direction::Inbound, Some(outbound)) => outbound,
-        _ => entry,
+    let claimed = match (direction, &other) {
+        (Direction::Inbound, Some(outbound)) => other_timer != GONE && outbound.claim(other_timer, GONE),
+        _ => own_timer != GONE && entry.claim(own_timer, GONE),
     };
-    let seen = arbiter.expires();
-    if seen == GONE || !arbiter.claim(seen, GONE) {
-        return false;
+    if claimed {
+        if other.is_some() {
+            tables.remove_flow(&other_key);
+        }
+        tables.remove_flow(key);
     }
-    if other.is_some() {
-        tables.remove_flow(&other_key);
-    }
-    tables.remove_flow(key);
-    true
+    claimed
+}
+
+/// Whether a timer still runs, or has ended less than `grace` seconds ago.
+#[inline(always)]
+const fn runs(timer: Moment, now: Moment, grace: u32) -> bool {
+    timer.seconds != GONE.seconds && timer.after(grace.wrapping_sub(1)).is_after(now)
 }
 
 /// Whether `other`, found under `other_key`, is the other half of the entry of `key`.
@@ -140,7 +153,7 @@ pub enum Renewal {
 }
 
 /// Looks at the timers of a flow whose stamp is no longer current, renews this side's if `refresh`, and
-/// completes the pair if its other half is missing.
+/// completes the pair if its other half is missing. The stamp is the caller's to renew.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -167,8 +180,17 @@ pub fn renew<T: Tables>(
         }
         _ => {}
     }
-    if !lives(clock.now, entry, other.as_ref(), 0) {
-        let removed = remove_if_over(tables, clock.now, key, direction, entry, rewrite, 0);
+    let egress = match direction {
+        Direction::Outbound => rewrite.addr,
+        Direction::Inbound => key.dst,
+    };
+    let alive = runs(entry.expires(), clock.now, 0)
+        || other.as_ref().is_some_and(|other| runs(other.expires(), clock.now, 0));
+    // An address that the configuration has taken away is a wrong source from then on.
+    let may_go_on = policy.egress.iter().take(policy.egress_count as usize).any(|has| *has == egress);
+    if !alive || !may_go_on {
+        let when = if may_go_on { When::OverFor(0) } else { When::Now };
+        let removed = remove(tables, clock.now, key, direction, entry, rewrite, when);
         return if removed { Renewal::Over } else { Renewal::Invalid };
     }
     if other.is_none() && !complete_pair(tables, clock, key, entry, rewrite) {
@@ -177,7 +199,6 @@ pub fn renew<T: Tables>(
     if refresh {
         entry.set_expires(clock.deadline(policy.timeouts.of(phase)));
     }
-    entry.set_stamp(clock.stamp);
     Renewal::Alive
 }
 
@@ -239,7 +260,7 @@ pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
     let had_pair = tables
         .flow(&pair_key(key, direction, &rewrite))
         .is_some_and(|other| is_pair(key, direction, &pair_key(key, direction, &rewrite), &other));
-    let removed =
-        remove_if_over(tables, clock.now, key, direction, &entry, &rewrite, GRACE_S + STAMP_SECONDS);
+    let when = When::OverFor(GRACE_S + STAMP_SECONDS);
+    let removed = remove(tables, clock.now, key, direction, &entry, &rewrite, when);
     removed as u32 * (1 + had_pair as u32)
 }

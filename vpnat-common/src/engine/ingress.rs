@@ -1,10 +1,10 @@
 //! TC ingress: restores replies, drops what nobody asked for, and sees to it that pods' packets are routed
 //! to a device that translates.
 
-use super::egress::is_egress_of;
-use super::session::{self, Standing, Step};
+use super::session::{self, After, Standing, Step};
 use super::tables::{Link, Route, RouteQuery, Tables};
 use super::{Decision, fast, fragments, icmp_errors};
+use crate::addr::Ip4;
 use crate::ip_options;
 use crate::layout::device::role;
 use crate::layout::flow::Direction;
@@ -26,10 +26,10 @@ pub fn redirect<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P)
 #[inline(always)]
 pub fn restore<T: Tables, P: Packet, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
     if ROLES & role::OUTSIDE != 0 {
-        let mut step = session::translate::<T, P, false>(tables, packet, false);
+        let mut step = session::translate::<T, P, false>(tables, packet, After::Nothing);
         if step == Step::STALE {
             step = match session::renew(tables, packet, false) {
-                Standing::Current => session::translate::<T, P, false>(tables, packet, false),
+                Standing::Current => session::translate::<T, P, false>(tables, packet, After::Renewed),
                 Standing::Over => Step::MISS,
                 Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
             };
@@ -39,7 +39,7 @@ pub fn restore<T: Tables, P: Packet, const ROLES: u8>(tables: &T, packet: &mut P
             step = if session::follow(tables, packet)
                 || session::renew(tables, packet, false) == Standing::Current
             {
-                session::translate::<T, P, false>(tables, packet, true)
+                session::translate::<T, P, false>(tables, packet, After::Followed)
             } else {
                 Step::done(Decision::nobody(Outcome::EntryInvalid))
             };
@@ -62,11 +62,9 @@ fn without_flow<T: Tables, P: Packet>(tables: &T, packet: &mut P) -> Decision {
     let not_ours = Decision::nobody(Outcome::NotOurs);
     // A bad header is the stack's to drop, and to count (RFC 1812 section 5.2.2).
     let Ok(ip) = Ip::read(packet) else { return not_ours };
-    if tables.egress(ip.dst).is_none() {
-        return not_ours;
-    }
     let vendor = match tables.vendor_of(ip.src) {
-        Some(target) if target.exempt == 0 && is_egress_of(tables, ip.dst, target.vendor) => target.vendor,
+        Some(target) if target.exempt == 0 && is_protected(tables, ip.dst, target.vendor) => target.vendor,
+        _ if tables.egress(ip.dst).is_none() => return not_ours,
         _ => 0,
     };
     if vendor != 0 {
@@ -87,6 +85,13 @@ fn without_flow<T: Tables, P: Packet>(tables: &T, packet: &mut P) -> Decision {
         Err(NoSubject::Refused(outcome)) => Decision::of(vendor, outcome),
         Ok(_) => Decision::of(vendor, Outcome::Unsolicited),
     }
+}
+
+/// Whether a vendor has no business with `address` unless a flow says so: any egress address, and whoever may
+/// talk to that vendor.
+#[inline(always)]
+pub fn is_protected<T: Tables>(tables: &T, address: Ip4, vendor: u8) -> bool {
+    tables.egress(address).is_some() || tables.source_allowed(vendor, address)
 }
 
 /// A packet to a vendor may go on only if it is routed to a device that translates: a tunnel that has just

@@ -1,6 +1,6 @@
 //! A flow being made: the search for its port, and both entries.
 
-use super::flows::{GRACE_S, inbound_key, remove_if_over};
+use super::flows::{GRACE_S, When, inbound_key, remove};
 use super::tables::{Refused, Round, Tables};
 use crate::addr::{Ip4, Port};
 use crate::checksum;
@@ -107,14 +107,14 @@ impl<T: Tables> Round for Opening<'_, T> {
                     holder.set_phase(phase);
                 }
                 result = Ok(());
-            } else if remove_if_over(
+            } else if remove(
                 self.tables,
                 self.now,
                 &reverse,
                 Direction::Inbound,
                 &holder,
                 &held,
-                GRACE_S,
+                When::OverFor(GRACE_S),
             ) {
                 result = self.tables.insert_scratch(&reverse);
             }

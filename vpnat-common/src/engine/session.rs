@@ -53,6 +53,18 @@ impl Step {
     }
 }
 
+/// What has been done for a packet since it was first asked for a translation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub enum After {
+    /// Nothing yet.
+    Nothing,
+    /// Its flow's timers were looked at.
+    Renewed,
+    /// Its connection has taken note of it too.
+    Followed,
+}
+
 /// What a look at a flow's timers says of the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -65,13 +77,12 @@ pub enum Standing {
     Invalid,
 }
 
-/// Translates a packet that belongs to a flow, with the stack around (TC). `followed` says that its
-/// connection has taken note of it.
+/// Translates a packet that belongs to a flow, with the stack around (TC).
 #[inline(never)]
 pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     tables: &T,
     packet: &mut P,
-    followed: bool,
+    after: After,
 ) -> Step {
     let direction = if OUTBOUND { Direction::Outbound } else { Direction::Inbound };
     let Ok(ip) = Ip::read(packet) else { return Step::MISS };
@@ -86,10 +97,10 @@ pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     if ip_options::refused(tables, packet, &ip) {
         return ended(Outcome::OptionRefused);
     }
-    if entry.stamp() != Clock::read(tables).stamp {
+    if after < After::Renewed && entry.stamp() != Clock::read(tables).stamp {
         return Step::STALE;
     }
-    if !followed && !note(&subject, entry) {
+    if after < After::Followed && !note(&subject, entry) {
         return Step::CONTROL;
     }
     if ip.is_fragment() && !fragments::remember(tables, &ip, direction, &to) {
@@ -130,7 +141,7 @@ pub fn note(subject: &Subject, entry: FlowRef<'_>) -> bool {
 }
 
 /// Looks at the timers of the packet's flow. A hook that keeps the next hop in the entry (`keeps_next_hop`)
-/// looks at that too.
+/// looks at that too, and renews the stamp when it has.
 #[inline(never)]
 pub fn renew<T: Tables, P: Packet>(tables: &T, packet: &P, keeps_next_hop: bool) -> Standing {
     let Ok(ip) = Ip::read(packet) else { return Standing::Invalid };
@@ -152,10 +163,11 @@ pub fn renew<T: Tables, P: Packet>(tables: &T, packet: &P, keeps_next_hop: bool)
         Renewal::Invalid => return Standing::Invalid,
         Renewal::Alive => {}
     }
-    if !keeps_next_hop && entry.out_slot() != 0 {
-        // XDP's next hop is no fresher for what this hook saw: until the stamp ends, XDP leaves the flow to
-        // the stack.
+    if !keeps_next_hop {
+        // A next hop is no fresher for what this hook saw: until the stamp ends, the fast path leaves the flow
+        // to the stack.
         entry.set_out_slot(0);
+        entry.set_stamp(clock.stamp);
     }
     Standing::Current
 }
@@ -247,11 +259,17 @@ pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission:
     };
     let preferred = if admission.preferred.number == 0 { key.src_port } else { admission.preferred };
     let clock = Clock::read(tables);
-    entry.begin(vendor, phase, clock.deadline(policy.timeouts.of(phase)), clock.now, clock.stamp);
+    entry.begin(vendor, phase, clock.deadline(policy.timeouts.of(phase)), clock.now);
+    if sent & sent::ACK != 0 {
+        // Nobody knows the vendor's scale either.
+        entry.set_window_scale(MAX_WINDOW_SCALE);
+    }
     let mut opening = Opening::new(tables, entry, clock.now, &key, admission.egress);
     if let Err(outcome) = opening.take_port(policy, preferred) {
         return ends(outcome);
     }
+    // Only this half's way is known. The inbound half keeps stamp 0, so that its first packet asks for one.
+    entry.set_stamp(clock.stamp);
     entry.set_out_slot(admission.next_hop.slot);
     entry.set_out_mac(admission.next_hop.mac);
     entry.set_mtu(admission.next_hop.mtu);

@@ -244,6 +244,15 @@ pub struct FragmentKey {
     pub _pad: u8,
 }
 
+impl FragmentKey {
+    /// What an entry repeats of its key.
+    #[inline(always)]
+    pub const fn check(&self) -> u32 {
+        let rest = (self.id as u32) << 16 | self.protocol as u32;
+        self.src.to_ne() ^ self.dst.to_ne().rotate_left(7) ^ rest.rotate_left(13)
+    }
+}
+
 /// What the first fragment of a datagram decided for the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -256,6 +265,8 @@ pub struct FragmentEntry {
     pub addr_delta: u16,
     /// Vendor slot.
     pub vendor: u8,
-    /// Way of translation.
-    pub direction: Direction,
+    /// Way of translation, a [`Direction`] as its byte.
+    pub direction: u8,
+    /// [`FragmentKey::check`] of this entry's own key: the kernel reuses slots while they are read.
+    pub check: u32,
 }
