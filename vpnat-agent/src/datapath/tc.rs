@@ -93,7 +93,8 @@ fn attach_tcx(
             true
         }
     };
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    // In front of everything: a program that ends the chain before ours would let packets out untranslated.
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program
         .attach_with_options(&place.link.name, place.direction, options)
         .map_err(|error| place.error(name, &error, REMEDY))?;
@@ -156,11 +157,11 @@ fn attach_clsact(program: &mut SchedClassifier, name: &'static str, place: &Plac
     Ok(())
 }
 
-/// Whether the program `id` is attached there now, asked from the kernel.
+/// Whether the program `id` is attached there now, and with TCX in front of all others, asked from the kernel.
 pub fn is_attached(method: TcMethod, id: u32, link: &Link, direction: TcAttachType) -> Result<bool, Error> {
     match method {
         TcMethod::Tcx => match SchedClassifier::query_tcx(&link.name, direction) {
-            Ok((_, programs)) => Ok(programs.iter().any(|program| program.id() == id)),
+            Ok((_, programs)) => Ok(programs.first().is_some_and(|program| program.id() == id)),
             // The device, or a program that was just replaced, went away meanwhile.
             Err(_) => Ok(false),
         },
