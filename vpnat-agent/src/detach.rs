@@ -7,7 +7,7 @@ use vpnat_common::layout::names;
 
 use crate::datapath::Error;
 use crate::datapath::hooks::TC_POINTS;
-use crate::datapath::pins::{Pins, unpin};
+use crate::datapath::pins::{Pins, unpin_link};
 use crate::datapath::tc;
 use crate::netlink::links;
 
@@ -20,7 +20,7 @@ pub fn detach(pins: &Pins) -> Result<Vec<String>, Error> {
     let links = links::dump().map_err(|error| Error::Netlink { action: "listing devices", error })?;
     for egress in [false, true] {
         for (device, point) in pinned.iter().filter(|(_, point)| (point == "egress") == egress) {
-            if unpin(&pins.link(device, point))? {
+            if unpin_link(&pins.link(device, point))? {
                 removed.push(format!("link {device} {point}"));
             }
         }

@@ -11,4 +11,5 @@ pub mod netlink;
 pub mod notify;
 pub mod preflight;
 pub mod run;
+pub mod stop;
 pub mod supervisor;

@@ -20,6 +20,7 @@ use crate::datapath::pins::Pins;
 use crate::datapath::sweep::{SharedReport, Sweeper, vendors_in_use};
 use crate::metrics::{self, Shared};
 use crate::netlink::follow::Follower;
+use crate::stop::Stop;
 use crate::supervisor::Supervisor;
 use crate::{forwarding, notify, preflight};
 
@@ -61,11 +62,18 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<(), RunError> {
-    tokio::runtime::Builder::new_current_thread()
+    let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("starting the runtime"))?
-        .block_on(tokio::task::LocalSet::new().run_until(serve(config)))
+        .block_on(tokio::task::LocalSet::new().run_until(serve(config)));
+    match served {
+        Err(RunError::Datapath(stopped @ Error::Stopped)) => {
+            log::info!("{stopped}");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 async fn serve(config: Config) -> Result<(), RunError> {
@@ -75,6 +83,8 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(system("catching SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catching SIGINT"))?;
 
+    let stop = Stop::on_signals().map_err(system("catching signals"))?;
+
     let pins = Pins::new(&config.pin_root);
     if pins.root().exists() && pins.locked() {
         return Err(Error::Locked { path: pins.root().into() }.into());
@@ -83,7 +93,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let listener = TcpListener::bind(config.metrics)
         .await
         .map_err(|error| RunError::Listen { address: config.metrics, error })?;
-    let tick_rate = object::tick_rate()?;
+    let tick_rate = object::tick_rate(&stop)?;
 
     findings.bpffs.prepare()?;
     pins.create()?;
@@ -91,8 +101,12 @@ async fn serve(config: Config) -> Result<(), RunError> {
     // Subscribed before the devices are listed, so that no change falls between.
     let mut follower = Follower::subscribe().map_err(system("following netlink"))?;
     let fresh = !pins.hold_maps() && pins.pinned_links().is_empty();
-    let mut supervisor = match bring_up(&config, &pins, &findings, tick_rate) {
-        Ok(supervisor) => supervisor,
+    let report = SharedReport::default();
+    let brought_up = bring_up(&config, &pins, &findings, tick_rate, &stop).and_then(|supervisor| {
+        Ok((supervisor, Sweeper::start(&pins, report.clone())?, StateMaps::open(&pins)?))
+    });
+    let (mut supervisor, sweeper, maps) = match brought_up {
+        Ok(all) => all,
         Err(error) => {
             // A first start that fails leaves nothing; a later one leaves what worked before.
             if fresh && let Err(error) = crate::detach::detach(&pins) {
@@ -102,10 +116,8 @@ async fn serve(config: Config) -> Result<(), RunError> {
         }
     };
 
-    let report = SharedReport::default();
-    let sweeper = Sweeper::start(&pins, report.clone())?;
     let ready = Arc::new(AtomicBool::new(true));
-    let shared = Shared::new(StateMaps::open(&pins)?, report, ready.clone());
+    let shared = Shared::new(maps, report, ready.clone());
     shared.set_devices(supervisor.devices());
     tokio::task::spawn_local(metrics::http::serve(listener, metrics::registry(&shared), ready.clone()));
 
@@ -158,9 +170,10 @@ fn bring_up(
     pins: &Pins,
     findings: &preflight::Findings,
     tick_rate: u32,
+    stop: &Stop,
 ) -> Result<Supervisor, RunError> {
     let needed = Needed::by(config);
-    let mut object = object::load(pins, findings.sizes, tick_rate, &needed)?;
+    let mut object = object::load(pins, findings.sizes, tick_rate, &needed, stop)?;
     object::pin_services(&mut object, pins)?;
     let mut maps = ConfigMaps::open(pins)?;
     fill::fill(&mut maps, config, || vendors_in_use(&Table::flows(pins)?))?;

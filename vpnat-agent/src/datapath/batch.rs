@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::Pod;
 
+use super::sys::bpf;
+
 /// Command of bpf(2), linux/bpf.h.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Command of bpf(2), linux/bpf.h.
@@ -64,16 +66,7 @@ impl<'map, K: Pod, V: Pod> Walk<'map, K, V> {
             // SAFETY: the kernel writes at most `count` keys and values of the map's own sizes, which `K` and
             // `V` have, into vectors of that length, and four bytes through `out_batch` (a hash's cursor is
             // a u32); all outlive the call.
-            let result = unsafe {
-                libc::syscall(
-                    libc::SYS_bpf,
-                    BPF_MAP_LOOKUP_BATCH,
-                    std::ptr::from_mut(&mut attr),
-                    size_of::<BatchAttr>(),
-                )
-            };
-            if result < 0 {
-                let error = io::Error::last_os_error();
+            if let Err(error) = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
                 match error.raw_os_error() {
                     Some(libc::ENOENT) => self.done = true,
                     // One bucket holds more than a slice: the count is not valid then.
@@ -117,16 +110,8 @@ pub fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
         flags: 0,
     };
     // SAFETY: the kernel only reads the key, of the map's key size, which `K` has.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_DELETE_ELEM,
-            std::ptr::from_mut(&mut attr),
-            size_of::<ElementAttr>(),
-        )
-    };
-    match io::Error::last_os_error() {
-        error if result < 0 && error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+    match unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attr) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use aya::{TestRun as _, TestRunOptions};
 use vpnat_common::layout::clock::Moment;
 
 use super::Error;
+use crate::stop::Stop;
 
 /// Program that returns the low 32 bits of the kernel's jiffies.
 pub const PROBE_JIFFIES: &str = "probe_jiffies";
@@ -34,7 +35,7 @@ pub fn now(pin: &Path) -> Result<Moment, Error> {
 }
 
 /// The kernel's tick rate in hertz.
-pub fn tick_rate(program: &SchedClassifier) -> Result<u32, Error> {
+pub fn tick_rate(program: &SchedClassifier, stop: &Stop) -> Result<u32, Error> {
     let read = || -> Result<_, Error> {
         let before = Instant::now();
         let jiffies = ask(program, PROBE_JIFFIES)?;
@@ -44,7 +45,13 @@ pub fn tick_rate(program: &SchedClassifier) -> Result<u32, Error> {
     let mut said = String::new();
     // The longer the span, the fewer rates fit; a busy machine may need the longer ones.
     for wait in [60, 120, 400, 1500] {
-        std::thread::sleep(Duration::from_millis(wait));
+        let until = Instant::now() + Duration::from_millis(wait);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+            if stop.is_set() {
+                return Err(Error::Stopped);
+            }
+        }
         let second = read()?;
         let ticks = second.1.wrapping_sub(first.1);
         let shortest = second.0.duration_since(first.2);

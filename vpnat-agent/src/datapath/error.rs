@@ -83,6 +83,8 @@ pub enum Error {
         "cannot tell the kernel's tick rate ({0}): probe_jiffies: report this with your kernel's CONFIG_HZ"
     )]
     Clock(String),
+    #[error("told to end before everything was attached: this process: start it again when that is wanted")]
+    Stopped,
     #[error(
         "no slot is free for vendor `{name}`: map VENDORS: remove vendors, or run `vpnat detach` to forget old ones"
     )]

@@ -14,7 +14,7 @@ use super::Error;
 use super::error::chain;
 use super::kernel::TcMethod;
 use super::object::{classifier, xdp};
-use super::pins::{Pins, unpin};
+use super::pins::{Pins, unpin_link};
 use super::tc::{self, Place};
 use super::xdp::{Facts, Mode, refusal};
 use crate::config::{Config, XdpChoice};
@@ -147,7 +147,7 @@ impl Hooks {
 
     /// Takes away what vpnat has at TC there; whether there was anything.
     pub fn detach_tc(&self, link: &Link, direction: TcAttachType) -> Result<bool, Error> {
-        let pinned = unpin(&self.pins.link(&link.name, point_name(direction)))?;
+        let pinned = unpin_link(&self.pins.link(&link.name, point_name(direction)))?;
         Ok(tc::remove_filters(link.index, direction)? > 0 || pinned)
     }
 
@@ -172,7 +172,7 @@ impl Hooks {
             }
             // Another mode cannot be had by replacing.
             _ if ours && attached != mode.as_attached() => {
-                unpin(&pin)?;
+                unpin_link(&pin)?;
             }
             _ => {}
         }
@@ -213,7 +213,7 @@ impl Hooks {
                     link.name,
                     chain(&error)
                 );
-                unpin(&pin)?;
+                unpin_link(&pin)?;
                 Ok(false)
             }
         }
@@ -222,7 +222,7 @@ impl Hooks {
     fn attach_fresh_xdp(&mut self, link: &Link, name: &'static str, mode: Mode) -> Result<(), Error> {
         let pin = self.pins.link(&link.name, XDP_POINT);
         let flags = if mode == Mode::Generic { XdpMode::Skb } else { XdpMode::Driver };
-        let refuse = |error: &dyn std::error::Error| refusal(&Facts::of(link), &chain(error));
+        let refuse = |error: &dyn std::error::Error| refusal(&Facts::of(link), mode, &chain(error));
         let program = xdp(&mut self.object, name)?;
         let id = program.attach_to_if_index(link.index, flags).map_err(|error| refuse(&error))?;
         let attached = program.take_link(id).map_err(|error| refuse(&error))?;
@@ -234,7 +234,7 @@ impl Hooks {
 
     /// Takes vpnat's XDP program away; whether there was one.
     pub fn detach_xdp(&self, link: &Link) -> Result<bool, Error> {
-        unpin(&self.pins.link(&link.name, XDP_POINT))
+        unpin_link(&self.pins.link(&link.name, XDP_POINT))
     }
 
     /// How TC programs are attached.

@@ -13,6 +13,7 @@ pub mod pins;
 pub mod reap;
 pub mod slots;
 pub mod sweep;
+pub mod sys;
 pub mod tc;
 pub mod xdp;
 

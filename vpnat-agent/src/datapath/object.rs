@@ -12,6 +12,7 @@ use super::error::chain;
 use super::hooks::Needed;
 use super::pins::{Pins, unpin};
 use super::{Error, clock, kernel, maps, reap};
+use crate::stop::Stop;
 
 /// The BPF programs; empty if they could not be built with the agent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnat-ebpf.o"));
@@ -135,26 +136,26 @@ fn parse() -> Result<Object, Error> {
 }
 
 /// Asks the kernel for its tick rate, with a load of its own that leaves nothing behind.
-pub fn tick_rate() -> Result<u32, Error> {
+pub fn tick_rate(stop: &Stop) -> Result<u32, Error> {
     check_embedded()?;
     let mut loader = EbpfLoader::new();
     for name in [names::FLOWS, names::FRAGMENTS] {
         loader.map_max_entries(name, 64);
     }
     let mut object = loader.load(OBJECT).map_err(object_error)?;
-    tick_rate_of(classifier(&mut object, clock::PROBE_JIFFIES)?)
+    tick_rate_of(classifier(&mut object, clock::PROBE_JIFFIES)?, stop)
 }
 
-fn tick_rate_of(program: &mut SchedClassifier) -> Result<u32, Error> {
+fn tick_rate_of(program: &mut SchedClassifier, stop: &Stop) -> Result<u32, Error> {
     program.load().map_err(|error| load_error(clock::PROBE_JIFFIES, error))?;
-    clock::tick_rate(program)
+    clock::tick_rate(program, stop)
 }
 
 /// Loads maps and programs. Maps that are not pinned yet are made and pinned; if the load fails, those pins
 /// are taken back.
-pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed) -> Result<Ebpf, Error> {
+pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &Stop) -> Result<Ebpf, Error> {
     let new: Vec<_> = names::ALL.into_iter().filter(|name| !pins.map(name).exists()).collect();
-    let loaded = load_over(pins, sizes, tick_rate, needed);
+    let loaded = load_over(pins, sizes, tick_rate, needed, stop);
     if loaded.is_err() {
         for name in new {
             let _ = unpin(&pins.map(name));
@@ -163,7 +164,8 @@ pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed) -> Resul
     loaded
 }
 
-fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed) -> Result<Ebpf, Error> {
+fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &Stop) -> Result<Ebpf, Error> {
+    let go_on = || if stop.is_set() { Err(Error::Stopped) } else { Ok(()) };
     let multiplier = clock::multiplier(tick_rate);
     let mut loader = EbpfLoader::new();
     loader
@@ -175,11 +177,14 @@ fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed) -> Resu
     }
     let mut object = loader.load(OBJECT).map_err(object_error)?;
     for name in SERVICE_PROGRAMS.iter().chain(&needed.tc) {
+        go_on()?;
         classifier(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
     }
     for name in &needed.xdp {
+        go_on()?;
         xdp(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
     }
+    go_on()?;
     Ok(object)
 }
 

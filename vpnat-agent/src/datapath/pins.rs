@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use vpnat_common::layout::LAYOUT_VERSION;
 
-use super::Error;
+use super::{Error, sys};
 
 /// The pin directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,6 +116,17 @@ pub fn unpin(path: &Path) -> Result<bool, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Error::file("unpinning", path)(error)),
     }
+}
+
+/// Takes a pinned link off its device and removes the pin; whether there was one.
+pub fn unpin_link(path: &Path) -> Result<bool, Error> {
+    if let Err(error) = sys::detach_pinned_link(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        // Its device may be gone; without the pin the kernel frees it in any case.
+        log::debug!("{} could not be detached first: {error}", path.display());
+    }
+    unpin(path)
 }
 
 /// The BPF file system refuses names with dots; VLAN devices have them.

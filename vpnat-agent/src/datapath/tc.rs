@@ -12,11 +12,11 @@ use super::Error;
 use super::error::chain;
 use super::kernel::TcMethod;
 use super::object::TC_PROGRAMS;
-use super::pins::unpin;
+use super::pins::unpin_link;
 use crate::netlink::{filters, links::Link};
 
 /// Priority and handle of our clsact filters, so that a new agent finds the old one's.
-const PRIORITY: u16 = 50;
+const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x7670);
 
 /// What one attachment needs to know.
@@ -60,7 +60,7 @@ pub fn attach(
         }
         TcMethod::Clsact => {
             attach_clsact(program, name, place)?;
-            unpin(place.pin)?;
+            unpin_link(place.pin)?;
         }
     }
     if is_attached(method, id, place.link, place.direction)? {
@@ -101,7 +101,7 @@ fn attach_tcx(
     let link = program.take_link(id).map_err(|error| place.error(name, &error, REMEDY))?;
     let link: FdLink = link.try_into().map_err(|error: LinkError| place.error(name, &error, REMEDY))?;
     if stale {
-        unpin(place.pin)?;
+        unpin_link(place.pin)?;
     }
     link.pin(place.pin)
         .map_err(|error| place.error(name, &error, "make sure the pin directory can be written"))?;

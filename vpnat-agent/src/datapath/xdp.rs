@@ -123,8 +123,8 @@ fn unfit(device: &Facts) -> Option<String> {
     }
 }
 
-/// Why a device refused `native`, for people.
-pub fn refusal(facts: &Facts, reason: &str) -> Error {
+/// Why a device refused `mode`, for people.
+pub fn refusal(facts: &Facts, mode: Mode, reason: &str) -> Error {
     let remedy = match facts.driver.as_str() {
         "ena" => "set the MTU to 3498 or less (`ip link set dev DEVICE mtu 3498`) and halve the queues \
                   (`ethtool -L DEVICE combined N`), or set xdp = \"auto\""
@@ -133,7 +133,7 @@ pub fn refusal(facts: &Facts, reason: &str) -> Error {
     };
     Error::XdpUnfit {
         device: facts.name.clone(),
-        reason: format!("driver `{}` refuses native XDP ({reason})", facts.driver),
+        reason: format!("driver `{}` refuses {} XDP ({reason})", facts.driver, mode.name()),
         remedy,
     }
 }
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_device_driver_reason_and_remedy() {
-        let text = refusal(&facts("ena", 9001, None), "EINVAL").to_string();
+        let text = refusal(&facts("ena", 9001, None), Mode::Native, "EINVAL").to_string();
         assert!(
             text.starts_with("driver `ena` refuses native XDP (EINVAL): eth0: set the MTU to 3498"),
             "{text}"
