@@ -8,6 +8,7 @@
 //! set up is a failed test.
 
 pub mod agent;
+pub mod bench;
 pub mod capture;
 pub mod demo;
 pub mod ipsec;

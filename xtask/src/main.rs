@@ -26,6 +26,7 @@ enum Verb {
     Lint(verb::lint::Args),
     Test(verb::test::Args),
     Demo(verb::demo::Args),
+    Bench(verb::bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => verb::lint::run(&args),
         Verb::Test(args) => verb::test::run(&args),
         Verb::Demo(args) => verb::demo::run(&args),
+        Verb::Bench(args) => verb::bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,5 +1,6 @@
 //! The verbs of `cargo xtask`.
 
+pub mod bench;
 pub mod build;
 pub mod demo;
 pub mod lint;
