@@ -1,0 +1,14 @@
+//! The engine on the host: the code that the BPF programs run, on byte slices and hash maps, with a clock, a
+//! random source and routes that the tests decide.
+
+mod frame;
+mod life;
+mod tables;
+mod wire;
+
+mod checksums;
+mod fuzz;
+mod ports;
+mod round_trip;
+mod tcp_table;
+mod timers;

@@ -1,0 +1,201 @@
+//! Maps, clock, routes and chance, in the hands of a test.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::ptr::NonNull;
+
+use vpnat_common::addr::{Ip4, Mac, Port};
+use vpnat_common::engine::Decision;
+use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
+use vpnat_common::flow_ref::FlowRef;
+use vpnat_common::layout::clock::{Moment, Settings};
+use vpnat_common::layout::device::{Device, role};
+use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::outcome::Hook;
+use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
+
+/// The vendor's slot.
+pub const VENDOR: u8 = 1;
+/// The vendor's network is 192.0.2.0/24.
+pub const VENDOR_NET: [u8; 3] = [192, 0, 2];
+/// Pods live in 10.0.2.0/24.
+pub const POD_NET: [u8; 3] = [10, 0, 2];
+/// What the vendor sees.
+pub const EGRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
+/// The device towards the pods.
+pub const INSIDE: u32 = 2;
+/// The device towards the vendor.
+pub const OUTSIDE: u32 = 3;
+
+type Slot = Box<UnsafeCell<FlowEntry>>;
+
+/// The world around the engine.
+pub struct World {
+    flows: RefCell<HashMap<FlowKey, Slot>>,
+    /// Entries that were removed while the engine may still look at them, as the kernel keeps them until the
+    /// program ends.
+    removed: RefCell<Vec<Slot>>,
+    scratch: Slot,
+    fragments: RefCell<HashMap<FragmentKey, FragmentEntry>>,
+    /// Entries that the table takes.
+    pub room: usize,
+    /// The vendor's policy.
+    pub policy: VendorPolicy,
+    /// Settings.
+    pub settings: Settings,
+    /// Seconds.
+    pub now: u32,
+    /// State of the random source.
+    pub random: Cell<u32>,
+    /// Whether the routing table knows the neighbours, so that the fast path can send.
+    pub neighbours: bool,
+}
+
+impl World {
+    /// One vendor, whose flows have all ports from 1024 on.
+    pub fn new() -> Self {
+        let mut policy = VendorPolicy { egress_count: 1, ..VendorPolicy::FREE };
+        policy.egress[0] = EGRESS.into();
+        Self {
+            flows: RefCell::default(),
+            removed: RefCell::default(),
+            scratch: Box::new(UnsafeCell::new(FlowEntry::EMPTY)),
+            fragments: RefCell::default(),
+            room: 1 << 20,
+            policy,
+            settings: Settings { ready: 1, ..Settings::default() },
+            now: 1000,
+            random: Cell::new(0x1234_5678),
+            neighbours: true,
+        }
+    }
+
+    /// Ends the program's run: what was removed meanwhile is gone.
+    pub fn settle(&mut self) {
+        self.removed.borrow_mut().clear();
+    }
+
+    /// How many entries there are.
+    pub fn entries(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    /// A copy of the table.
+    pub fn table(&mut self) -> BTreeMap<String, (FlowKey, FlowEntry)> {
+        let flows = self.flows.get_mut();
+        flows.iter_mut().map(|(key, slot)| (format!("{key:?}"), (*key, *slot.get_mut()))).collect()
+    }
+
+    fn insert(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Refused> {
+        let mut flows = self.flows.borrow_mut();
+        if flows.contains_key(key) {
+            return Err(Refused::Exists);
+        }
+        if flows.len() >= self.room {
+            return Err(Refused::Full);
+        }
+        flows.insert(*key, Box::new(UnsafeCell::new(entry)));
+        Ok(())
+    }
+}
+
+impl Tables for World {
+    fn repeat<R: Round>(&self, times: u32, rounds: &mut R) {
+        let _ = (0..times).any(|index| rounds.round(index));
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn now(&self) -> Moment {
+        Moment::new(self.now)
+    }
+
+    fn random(&self) -> u32 {
+        let next = self.random.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.random.set(next);
+        next ^ (next >> 16)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        let entry = NonNull::new(self.flows.borrow().get(key)?.get())?;
+        // SAFETY: the entry lies in a box of its own, which goes no earlier than in `settle`, and that takes the
+        // world mutably. One thread uses it, by copies only.
+        Some(unsafe { FlowRef::new(entry) })
+    }
+
+    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused> {
+        self.insert(key, *entry)
+    }
+
+    fn scratch(&self) -> Option<FlowRef<'_>> {
+        let entry = NonNull::new(self.scratch.get())?;
+        // SAFETY: the box lives as long as the world, and one thread uses it, by copies only.
+        Some(unsafe { FlowRef::new(entry) })
+    }
+
+    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
+        // SAFETY: nobody else writes it; the engine uses copies only.
+        self.insert(key, unsafe { *self.scratch.get() })
+    }
+
+    fn remove_flow(&self, key: &FlowKey) {
+        if let Some(slot) = self.flows.borrow_mut().remove(key) {
+            self.removed.borrow_mut().push(slot);
+        }
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey, entry: &FragmentEntry) -> bool {
+        self.fragments.borrow_mut().insert(*key, *entry);
+        true
+    }
+
+    fn vendor_of(&self, dst: Ip4) -> Option<PrefixTarget> {
+        let vendors = dst.octets[..3] == VENDOR_NET;
+        vendors.then_some(PrefixTarget { vendor: VENDOR, exempt: 0, _pad: [0; 2] })
+    }
+
+    fn source_allowed(&self, slot: u8, src: Ip4) -> bool {
+        slot == VENDOR && src.octets[..3] == POD_NET
+    }
+
+    fn policy(&self, slot: u8) -> Option<&VendorPolicy> {
+        (slot == VENDOR).then_some(&self.policy)
+    }
+
+    fn egress(&self, address: Ip4) -> Option<EgressAddress> {
+        (address == EGRESS.into()).then_some(EgressAddress { vendors: 1 << VENDOR })
+    }
+
+    fn device(&self, ifindex: u32) -> Option<Device> {
+        let (roles, xdp_slot) = match ifindex {
+            INSIDE => (role::INSIDE, 1),
+            OUTSIDE => (role::OUTSIDE | role::GUARDED, 2),
+            _ => return None,
+        };
+        Some(Device { roles, xdp_slot, _pad: [0; 2] })
+    }
+
+    fn route(&self, query: &RouteQuery) -> Route {
+        let ifindex = if query.dst.octets[..3] == POD_NET { INSIDE } else { OUTSIDE };
+        if self.neighbours {
+            Route::Ready { ifindex, mac: Mac::new([2, 0, 0, 0, 0, 1]), mtu: 1500 }
+        } else {
+            Route::Slow { ifindex }
+        }
+    }
+
+    fn count(&self, _: Decision, _: Hook, _: u32) {}
+}
+
+/// The key of a packet of `protocol` from `source` to `destination`.
+pub fn key(protocol: u8, source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> FlowKey {
+    let (from, to) = (Port::new(source.1), Port::new(destination.1));
+    FlowKey::new(source.0.into(), from, destination.0.into(), to, protocol)
+}
