@@ -144,7 +144,10 @@ async fn serve(config: Config) -> Result<(), RunError> {
                     shared.set_devices(supervisor.devices());
                     set_ready(&ready, &supervisor);
                 } else if changes.routes {
-                    supervisor.maps().raise_route_generation()?;
+                    if let Err(error) = supervisor.follow_routes() {
+                        log::error!("{error}");
+                        supervisor.maps().raise_route_generation()?;
+                    }
                 }
             }
             _ = tick.tick() => {

@@ -10,11 +10,13 @@ use vpnat_common::layout::names;
 use crate::config::{Config, XdpChoice};
 use crate::datapath::Error;
 use crate::datapath::hooks::{Hooks, Plan, TC_POINTS, XDP_POINT};
-use crate::datapath::maps::ConfigMaps;
+use crate::datapath::maps::{ConfigMaps, read_vendors};
+use crate::datapath::path;
 use crate::datapath::pins::{Pins, unpin};
 use crate::datapath::slots;
 use crate::datapath::xdp::{self, Facts, Mode};
 use crate::netlink::links::{self, Layer, Link};
+use crate::netlink::routes;
 
 /// A device with what was put on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,8 +126,33 @@ impl Supervisor {
             };
             self.open(Attached { link, plan, xdp: mode })?;
         }
-        self.maps.raise_route_generation()?;
+        self.follow_routes()?;
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Tells the datapath what the routes to the vendors take, and that cached next hops may be wrong.
+    pub fn follow_routes(&mut self) -> Result<(), Error> {
+        let links = dump()?;
+        let routes = routes::dump().map_err(|error| Error::Netlink { action: "listing routes", error })?;
+        for known in read_vendors(&self.maps.vendors)? {
+            let Some(vendor) = self.config.vendors.iter().find(|vendor| vendor.name == known.name) else {
+                continue;
+            };
+            let is_outside = |link: &Link| self.config.sides_of(&link.name).1;
+            let limits = path::limits(vendor, &routes, &links, is_outside);
+            let mut policy = known.policy;
+            if (policy.path_mtu, policy.mss) == (limits.path_mtu, limits.mss) {
+                continue;
+            }
+            (policy.path_mtu, policy.mss) = (limits.path_mtu, limits.mss);
+            let slot = known.slot.into();
+            self.maps.vendors.set(slot, policy, 0).map_err(Error::map("writing", names::VENDORS))?;
+            match limits.mss {
+                0 => log::info!("{}: the MSS of SYNs is left alone", vendor.name),
+                mss => log::info!("{}: the MSS of SYNs is lowered to {mss}", vendor.name),
+            }
+        }
+        self.maps.raise_route_generation()
     }
 
     /// Whether every configured device is there and every hook is attached now, asked from the kernel.

@@ -9,7 +9,7 @@ use vpnat_common::layout::vendor::Timeouts;
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 use super::issue::Issue;
-use super::{Config, PortRange, Vendor, prefix, schema};
+use super::{Config, Mss, PortRange, Vendor, prefix, schema};
 
 /// Broken rules with their offsets in the file.
 pub type Issues = Vec<(usize, Issue)>;
@@ -114,6 +114,21 @@ fn max_flows(value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
     value
 }
 
+fn mss(value: &Spanned<schema::TcpMss>, issues: &mut Issues) -> Mss {
+    let text = match value.get_ref() {
+        schema::TcpMss::Word(word) if word == "auto" => return Mss::Auto,
+        schema::TcpMss::Word(word) if word == "off" => return Mss::Off,
+        schema::TcpMss::Word(word) => format!("\"{word}\""),
+        // RFC 879's default, and what fits the largest packet.
+        schema::TcpMss::Bytes(bytes) => match u16::try_from(*bytes) {
+            Ok(bytes @ 536..=65495) => return Mss::Fixed(bytes),
+            _ => bytes.to_string(),
+        },
+    };
+    issues.push((value.span().start, Issue::BadMss { text }));
+    Mss::Auto
+}
+
 /// The BPF file system refuses names with dots.
 fn pin_root(agent: &schema::Agent, offset: usize, issues: &mut Issues) {
     let path = &agent.bpffs;
@@ -159,6 +174,7 @@ fn vendor(
         allow_from: values(&allow_from),
         ports,
         tcp_pick_up: raw.tcp_pick_up.unwrap_or(true),
+        mss: raw.tcp_mss.as_ref().map_or(Mss::Auto, |value| mss(value, issues)),
         timeouts,
     };
     let name = Placed { value: position, offset: raw.name.span().start };

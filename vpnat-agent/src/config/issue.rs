@@ -49,6 +49,8 @@ pub enum Issue {
     ExemptOutside { prefix: Ipv4Net },
     #[error("exempt {prefix} is also in the vendor's cidrs")]
     ExemptIsCidr { prefix: Ipv4Net },
+    #[error("tcp_mss {text} is neither \"auto\", \"off\" nor a number from 536 to 65495")]
+    BadMss { text: String },
     #[error("`{text}` is not a port range")]
     BadPorts { text: String },
     #[error("port range {min}-{max} is reversed")]
@@ -118,6 +120,7 @@ impl Issue {
             }
             Self::ExemptOutside { .. } => "remove it: what lies outside the cidrs is never translated".into(),
             Self::ExemptIsCidr { .. } => "remove it from one of the two lists".into(),
+            Self::BadMss { .. } => "write tcp_mss = \"auto\", \"off\", or bytes such as 1360".into(),
             Self::BadPorts { .. } => "write the lowest and the highest port, as in \"1024-65535\"".into(),
             Self::PortsReversed { min, max } => format!("write \"{max}-{min}\""),
             Self::PortsTooLow { .. } => "begin at 1024 or above: lower ports are the system's".into(),

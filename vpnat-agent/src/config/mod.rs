@@ -96,8 +96,22 @@ pub struct Vendor {
     pub ports: PortRange,
     /// Whether a TCP segment without a flow, other than a SYN, makes one.
     pub tcp_pick_up: bool,
+    /// Largest MSS of SYNs.
+    pub mss: Mss,
     /// Idle timers.
     pub timeouts: Timeouts,
+}
+
+/// What happens to the MSS option of SYNs, both ways.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mss {
+    /// Lowered to what the routes to the vendor take.
+    #[default]
+    Auto,
+    /// Left alone.
+    Off,
+    /// Lowered to so many bytes.
+    Fixed(u16),
 }
 
 impl Config {

@@ -84,9 +84,21 @@ pub struct Vendor {
     pub ports: Option<Spanned<String>>,
     /// Whether a TCP segment without a flow, other than a SYN, makes one.
     pub tcp_pick_up: Option<bool>,
+    /// `"auto"`, `"off"` or bytes.
+    pub tcp_mss: Option<Spanned<TcpMss>>,
     /// `[vendor.timeouts]`.
     #[serde(default)]
     pub timeouts: Timeouts,
+}
+
+/// The MSS of SYNs: a word or a number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum TcpMss {
+    /// Bytes.
+    Bytes(i64),
+    /// `auto` or `off`.
+    Word(String),
 }
 
 /// `[vendor.timeouts]`, in seconds.

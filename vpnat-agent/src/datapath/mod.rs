@@ -9,6 +9,7 @@ pub mod hooks;
 pub mod kernel;
 pub mod maps;
 pub mod object;
+pub mod path;
 pub mod pins;
 pub mod reap;
 pub mod slots;

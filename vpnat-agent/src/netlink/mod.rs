@@ -12,6 +12,7 @@ pub mod ethtool;
 pub mod filters;
 pub mod follow;
 pub mod links;
+pub mod routes;
 
 use std::io;
 
@@ -155,6 +156,7 @@ mod tests {
                     let _ = links::Link::parse(&raw.body);
                     let _ = filters::Filter::parse(&raw.body);
                     let _ = follow::Change::parse(&raw);
+                    let _ = routes::Route::parse(&raw.body);
                 }
             }
         }
@@ -163,6 +165,7 @@ mod tests {
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200), kind in any::<u16>()) {
             let _ = links::Link::parse(&body);
             let _ = filters::Filter::parse(&body);
+            let _ = routes::Route::parse(&body);
             let _ = follow::Change::parse(&Raw { kind, body });
         }
     }
