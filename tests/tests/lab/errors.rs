@@ -67,7 +67,6 @@ fn path_mtu(setting: Setting) {
 
 /// As the stack does, XDP must heed a route's MTU that is not locked.
 #[test]
-#[ignore = "bpf_fib_lookup gives the device's MTU for such a route"]
 fn path_mtu_of_a_route_that_is_not_locked() {
     path_mtu_with(Setting::xdp(Shape::TwoArm), "mtu");
 }
