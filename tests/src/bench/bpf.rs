@@ -1,7 +1,11 @@
 //! `bpf(2)`, as far as the bench needs it.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
 
 /// Runs an attribute through the system call.
 fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<i64> {
@@ -29,7 +33,10 @@ struct MapCreate {
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
+const OBJ_GET: libc::c_int = 7;
 const TEST_RUN: libc::c_int = 10;
+const PROG_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 const ENABLE_STATS: libc::c_int = 32;
 
@@ -209,4 +216,50 @@ pub fn send_frames(program: &OwnedFd, frame: &[u8], count: u32) -> io::Result<()
 pub fn take_times() -> OwnedFd {
     let mut kind = 0u32;
     descriptor(bpf(ENABLE_STATS, &mut kind).expect("BPF statistics"))
+}
+
+/// The kernel's description of a program, link or map, as 64-bit words.
+fn info(of: &OwnedFd) -> io::Result<[u64; 28]> {
+    let mut info = [0u64; 28];
+    let descriptor = u64::from(of.as_raw_fd() as u32);
+    let mut attribute = [descriptor | (size_of_val(&info) as u64) << 32, info.as_mut_ptr() as u64];
+    bpf(OBJ_GET_INFO, &mut attribute).map(|_| info)
+}
+
+/// What a program has taken in all, and how often it has run, as far as times were taken.
+pub fn times(program: &OwnedFd) -> (Duration, u64) {
+    // Offsets in `struct bpf_prog_info`.
+    let info = info(program).expect("a program's statistics");
+    (Duration::from_nanos(info[192 / 8]), info[200 / 8])
+}
+
+/// The program that a link holds in place, and its name.
+pub fn linked_program(link: &OwnedFd) -> Option<(String, OwnedFd)> {
+    // `struct bpf_link_info`: type, identifier, the program's identifier.
+    let program = info(link).ok()?[1] & 0xffff_ffff;
+    let mut attribute = [program, 0];
+    let program = descriptor(bpf(PROG_BY_ID, &mut attribute).ok()?);
+    let name: Vec<u8> = info(&program).ok()?[8..10].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_string();
+    Some((name, program))
+}
+
+/// Opens what is pinned there.
+pub fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attribute = [path.as_ptr() as u64, 0];
+    bpf(OBJ_GET, &mut attribute).map(descriptor)
+}
+
+/// Bytes that a pinned map takes by the kernel's account, and how many entries it has room for.
+pub fn map_memory(pin: &Path) -> (f64, f64) {
+    let map = open(pin).expect("a pinned map");
+    let text =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd())).expect("a map's account");
+    let field = |name: &str| -> f64 {
+        let found =
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok());
+        found.unwrap_or(f64::NAN)
+    };
+    (field("memlock"), field("max_entries"))
 }

@@ -88,17 +88,17 @@ pub const MAX_FLOWS: u32 = 1_048_576;
 pub struct Host<'a> {
     agent: Option<Background>,
     pins: Option<PathBuf>,
-    _attached: Vec<OwnedFd>,
+    attached: Vec<(OwnedFd, OwnedFd)>,
     _sandbox: &'a Sandbox,
 }
 
 impl<'a> Host<'a> {
     /// Starts the contender in `nat`.
     pub fn start(sandbox: &'a Sandbox, nat: &Namespace, contender: &Contender) -> Self {
-        let mut host = Self { agent: None, pins: None, _attached: Vec::new(), _sandbox: sandbox };
+        let mut host = Self { agent: None, pins: None, attached: Vec::new(), _sandbox: sandbox };
         match contender {
             Contender::Straight | Contender::Plain => {}
-            Contender::Redirect => host._attached = redirect(nat),
+            Contender::Redirect => host.attached = redirect(nat),
             Contender::Iptables => {
                 nat.run(&format!("iptables -t nat -A POSTROUTING -s {PODS} -o {OUTSIDE} -j MASQUERADE"));
                 conntrack(nat);
@@ -145,16 +145,31 @@ impl<'a> Host<'a> {
         self.agent.as_ref().map(Background::pid)
     }
 
+    /// The programs that it runs, by name.
+    pub fn programs(&self) -> Vec<(String, OwnedFd)> {
+        let own = self.attached.iter().map(|(program, _)| ("bench_redirect", program));
+        let own = own.map(|(name, program)| (name.to_string(), program.try_clone().expect("a descriptor")));
+        let pinned = self.pins.iter().flat_map(|pins| linked_programs(pins));
+        own.chain(pinned).collect()
+    }
+
     /// A file pinned by vpnat, by its name.
     pub fn pin(&self, name: &str) -> Option<PathBuf> {
         find(self.pins.as_ref()?, name)
     }
 }
 
+/// The programs that the pinned links hold in place.
+fn linked_programs(pins: &Path) -> Vec<(String, OwnedFd)> {
+    let Some(folder) = find(pins, "links") else { return Vec::new() };
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| bpf::linked_program(&bpf::open(&file.path()).ok()?)).collect()
+}
+
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
         let path = entry.path();
-        if path.is_dir() { find(&path, name) } else { (entry.file_name() == name).then_some(path) }
+        if entry.file_name() == name { Some(path) } else { find(&path, name) }
     })
 }
 
@@ -209,7 +224,7 @@ fn conntrack(nat: &Namespace) {
 }
 
 /// Both directions of the host that only sends on.
-fn redirect(nat: &Namespace) -> Vec<OwnedFd> {
+fn redirect(nat: &Namespace) -> Vec<(OwnedFd, OwnedFd)> {
     let index = |device| nat.ifindex(device).expect("the NAT host's devices are there");
     let neighbour = |address: &str| {
         let text = nat.run(&format!("ip -json neigh show to {address}"));
@@ -225,8 +240,11 @@ fn redirect(nat: &Namespace) -> Vec<OwnedFd> {
     for (from, to, next_hop) in [(INSIDE, OUTSIDE, "10.0.1.1"), (OUTSIDE, INSIDE, "10.0.2.2")] {
         let (next_hop, own) = (neighbour(next_hop), mac(nat, to));
         let (from, to) = (index(from), index(to));
-        let link = nat.enter(|| bpf::attach_xdp(&programs::redirect(&bpf::devmap(to), next_hop, own), from));
-        attached.push(link);
+        attached.push(nat.enter(|| {
+            let program = programs::redirect(&bpf::devmap(to), next_hop, own);
+            let link = bpf::attach_xdp(&program, from);
+            (program, link)
+        }));
     }
     attached
 }

@@ -95,6 +95,11 @@ impl End {
         self.ns.enter(|| bpf::attach_xdp(program, ifindex))
     }
 
+    /// The sink's program.
+    pub fn sink(&self) -> &OwnedFd {
+        &self.sink
+    }
+
     /// The device.
     pub fn device(&self) -> &str {
         &self.device
@@ -178,12 +183,13 @@ pub fn thread_time() -> Duration {
 }
 
 /// The kernel thread that goes on with a processor's packets when its interrupts have had their share.
-struct SoftirqThread {
+pub struct SoftirqThread {
     statistics: Option<std::path::PathBuf>,
 }
 
 impl SoftirqThread {
-    fn of(processor: usize) -> Self {
+    /// That of a processor.
+    pub fn of(processor: usize) -> Self {
         let name = format!("ksoftirqd/{processor}");
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let found = processes
@@ -192,7 +198,8 @@ impl SoftirqThread {
         Self { statistics: found.map(|path| path.join("schedstat")) }
     }
 
-    fn time(&self) -> Duration {
+    /// The processor time that it has used.
+    pub fn time(&self) -> Duration {
         let text = self.statistics.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
         let nanos = text.and_then(|text| text.split_whitespace().next()?.parse().ok());
         Duration::from_nanos(nanos.unwrap_or(0))

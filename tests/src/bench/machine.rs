@@ -19,7 +19,6 @@ pub fn describe() -> Value {
         "memory_mb": megabytes,
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "load_at_start": read("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok()),
-        "vpnat": crate::agent::binary().display().to_string(),
     })
 }
 

@@ -6,14 +6,19 @@
 
 pub mod asm;
 pub mod bpf;
+pub mod bulk;
 pub mod contender;
 pub mod end;
+pub mod latency;
 pub mod machine;
+pub mod memory;
 pub mod opening;
 pub mod path;
 pub mod plot;
+pub mod program_time;
 pub mod programs;
 pub mod report;
+pub mod start;
 pub mod throughput;
 
 use std::path::PathBuf;
@@ -34,7 +39,7 @@ pub struct Options {
     /// Where the plot goes.
     pub plot: Option<PathBuf>,
     /// The document that the tables go into.
-    pub docs: Option<PathBuf>,
+    pub tables: Option<PathBuf>,
     /// Further contenders: names and commands.
     pub contenders: Vec<(String, String)>,
     /// Only these contenders, if any are named.
@@ -84,13 +89,30 @@ pub fn run(options: &Options) -> ExitCode {
     let wanted =
         |name: &str| options.measure.is_empty() || options.measure.iter().any(|wanted| wanted == name);
 
-    if wanted("throughput") {
+    if wanted("throughput") || wanted("latency") {
         let mut paths: Vec<Path<'_>> =
             contenders.iter().map(|contender| Path::new(&sandbox, contender)).collect();
-        throughput::measure(&mut paths, &effort, &mut report);
+        if wanted("throughput") {
+            throughput::measure(&mut paths, &effort, &mut report);
+        }
+        if wanted("latency") {
+            latency::measure(&mut paths, &effort, &mut report);
+        }
     }
     if wanted("opening") {
         opening::measure(&sandbox, &contenders, &effort, &mut report);
+    }
+    if wanted("programs") {
+        program_time::measure(&sandbox, &contenders, &effort, &mut report);
+    }
+    if wanted("memory") {
+        memory::measure(&sandbox, &contenders, options.quick, &mut report);
+    }
+    if wanted("bulk") {
+        bulk::measure(&sandbox, &contenders, &effort, &mut report);
+    }
+    if wanted("start") {
+        start::measure(&sandbox, &contenders, &effort, &mut report);
     }
     report.judge_noise();
     let names: Vec<String> = contenders.iter().map(|contender| contender.name().to_string()).collect();
@@ -111,7 +133,7 @@ pub fn run(options: &Options) -> ExitCode {
     };
     let written = write(&options.json, &|| format!("{json:#}\n"))
         & write(&options.plot, &|| plot::svg(&report, &names))
-        & write(&options.docs, &|| into_document(options.docs.as_deref(), &text));
+        & write(&options.tables, &|| into_document(options.tables.as_deref(), &text));
     if written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -46,26 +46,32 @@ const TO_PODS: Expected = Expected { source: false, address: [10, 2, 0, 0], mask
 impl<'a> Path<'a> {
     /// Builds the path and starts the contender.
     pub fn new(sandbox: &'a Sandbox, contender: &'a Contender) -> Self {
+        let mut path = Self::without_host(contender);
+        if *contender != Contender::Straight {
+            path.host = Some(Host::start(sandbox, &path.nat, contender));
+            path.first_packet();
+        }
+        path
+    }
+
+    /// Builds the path for a contender that is not there yet.
+    pub fn without_host(contender: &'a Contender) -> Self {
         let (pods, nat, vendor) = (Namespace::new("pods"), Namespace::new("nat"), Namespace::new("vendor"));
         let expected = if contender.translates() { FROM_EGRESS } else { FROM_PODS };
-        if matches!(contender, Contender::Straight) {
+        let (to_vendor, to_pods) = if *contender == Contender::Straight {
             veth((&pods, "pods0"), (&vendor, "vendor0"));
-            let (near, far) = (mac(&pods, "pods0"), mac(&vendor, "vendor0"));
-            let pods = End::new(pods, "pods0", far, TO_PODS);
-            let vendor = End::new(vendor, "vendor0", near, expected);
-            return Self { pods, vendor, host: None, nat, contender };
-        }
-        wire(&pods, &nat, &vendor);
-        for device in [INSIDE, OUTSIDE] {
-            // A veth end takes frames from XDP only while it polls.
-            gro(&nat, device, true);
-        }
-        let pods = End::new(pods, "pods0", mac(&nat, INSIDE), TO_PODS);
-        let vendor = End::new(vendor, "vendor0", mac(&nat, OUTSIDE), expected);
-        let host = Host::start(sandbox, &nat, contender);
-        let path = Self { pods, vendor, host: Some(host), nat, contender };
-        path.first_packet();
-        path
+            (mac(&vendor, "vendor0"), mac(&pods, "pods0"))
+        } else {
+            wire(&pods, &nat, &vendor);
+            for device in [INSIDE, OUTSIDE] {
+                // A veth end takes frames from XDP only while it polls.
+                gro(&nat, device, true);
+            }
+            (mac(&nat, INSIDE), mac(&nat, OUTSIDE))
+        };
+        let pods = End::new(pods, "pods0", to_vendor, TO_PODS);
+        let vendor = End::new(vendor, "vendor0", to_pods, expected);
+        Self { pods, vendor, host: None, nat, contender }
     }
 
     /// Waits until a packet gets through.

@@ -92,6 +92,22 @@ impl Template {
     }
 }
 
+/// The packet with the time of sending in its payload, and the checksum that goes with it.
+pub fn stamped(mut packet: Vec<u8>, nanos: u64) -> Vec<u8> {
+    // Behind Ethernet's 14 bytes.
+    let (time, check) = (at::TIME as usize - 14, at::UDP_CHECK as usize - 14);
+    let bytes = nanos.to_ne_bytes();
+    packet[time..time + 8].copy_from_slice(&bytes);
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let old = !u16::from_be_bytes([packet[check], packet[check + 1]]);
+    let sum = match finish(u32::from(old) + words.sum::<u32>()) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    packet[check..check + 2].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 fn finish(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     !(((sum & 0xffff) + (sum >> 16)) as u16)
@@ -332,6 +348,9 @@ mod tests {
         for number in [0, 1, 0xffff, 0x1_2345, 999_999] {
             let template = Template::new(number, ([10, 2, 0, 7], 40000), ([198, 18, 0, 9], 443));
             let bytes = template.packet(number);
+            let packet = Packet::new(&bytes).expect("an IPv4 packet");
+            packet.verify(Sums::Complete).unwrap_or_else(|wrong| panic!("{packet:?}: {wrong}"));
+            let bytes = stamped(bytes.clone(), 0x0123_4567_89ab_cdef + u64::from(number));
             let packet = Packet::new(&bytes).expect("an IPv4 packet");
             packet.verify(Sums::Complete).unwrap_or_else(|wrong| panic!("{packet:?}: {wrong}"));
         }

@@ -50,7 +50,7 @@ fn holds(path: &Path<'_>, count: u32, name: &str, report: &mut Report) -> bool {
 }
 
 /// Opens the flows and learns how the vendor sees each.
-fn open(path: &Path<'_>, count: u32, report: &mut Report) {
+pub fn open(path: &Path<'_>, count: u32, report: &mut Report) {
     progress(&format!("{}: opening {count} flows", path.contender.name()));
     for number in 0..count {
         path.pods.set_flow(number, outbound(number));

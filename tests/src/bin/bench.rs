@@ -24,7 +24,7 @@ struct Args {
     plot: Option<PathBuf>,
     /// Put the tables into this Markdown file, between its marks
     #[arg(long, value_name = "FILE.md")]
-    docs: Option<PathBuf>,
+    tables: Option<PathBuf>,
     /// One more NAT: a shell command that starts it in the NAT host's namespace and does not return.
     /// $BENCH_INSIDE, $BENCH_OUTSIDE, $BENCH_PODS, $BENCH_VENDORS and $BENCH_EGRESS say what it is to do
     #[arg(long, value_name = "NAME=COMMAND", value_parser = contender)]
@@ -45,6 +45,6 @@ fn contender(text: &str) -> Result<(String, String), String> {
 }
 
 fn main() -> ExitCode {
-    let Args { quick, json, plot, docs, contender, only, measure } = Args::parse();
-    bench::run(&Options { quick, json, plot, docs, contenders: contender, only, measure })
+    let Args { quick, json, plot, tables, contender, only, measure } = Args::parse();
+    bench::run(&Options { quick, json, plot, tables, contenders: contender, only, measure })
 }

@@ -18,7 +18,7 @@ pub struct Args {
     docs: bool,
     /// Arguments of the bench: --quick, --json FILE, --plot FILE.svg, --contender NAME=COMMAND, --only NAME,…,
     /// --measure NAME,… (`cargo xtask bench -- --help` explains them)
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
@@ -30,10 +30,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
     let bench = run::target_dir().join("release/bench");
     let mut command = run::as_root(bench.display().to_string())?;
-    command.args(&args.args).env("VPNAT_BIN", run::agent_binary());
-    if args.docs {
+    // Behind another of the bench's arguments, this verb's own would be taken for one of them.
+    let docs = args.docs || args.args.iter().any(|arg| arg == "--docs");
+    command.args(args.args.iter().filter(|arg| *arg != "--docs")).env("VPNAT_BIN", run::agent_binary());
+    if docs {
         let docs = workspace_root().join("docs");
-        command.arg("--docs").arg(docs.join("bench.md")).arg("--plot").arg(docs.join("bench.svg"));
+        command.arg("--tables").arg(docs.join("bench.md")).arg("--plot").arg(docs.join("bench.svg"));
     }
     // The bench takes this process's place, so that signals reach it and nobody is in between.
     Err(command.exec()).with_context(|| format!("cannot run {}", bench.display()))
