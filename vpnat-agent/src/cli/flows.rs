@@ -1,6 +1,7 @@
 //! `vpnat flows`.
 
 use std::collections::HashMap;
+use std::io::{BufWriter, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -8,7 +9,7 @@ use serde::Serialize;
 use vpnat_common::layout::clock::Moment;
 use vpnat_common::layout::flow::FlowEntry;
 
-use super::{PinOptions, say};
+use super::{PinOptions, say, say_json};
 use crate::datapath::clock::{self, PROBE_CLOCK};
 use crate::datapath::flows::{Endpoint, Flow, list, protocol_name};
 use crate::datapath::maps::{StateMaps, Table};
@@ -19,11 +20,24 @@ pub(super) enum Verb {
     List(ListOptions),
 }
 
+/// The shape of the JSON. A test compares it with what is printed.
+const JSON_HELP: &str =
+    "Print JSON. Fields are added over time; `version` is raised when one is renamed or removed.
+
+{ version, unreadable,
+  flows: [{ vendor, protocol: tcp|udp|icmp|NUMBER,
+            inside: { address, port }, remote: { address, port }, egress: { address, port },
+            state, age_s, expires_in_s, orphan,
+            outbound: { packets, bytes } or null, inbound: { packets, bytes } or null }] }
+
+`unreadable`: entries whose bytes make no sense. `port`: the query identifier of an ICMP flow.
+`expires_in_s`: not positive once the flow has ended and waits to be swept. `orphan`: one half is missing, and
+its counters are null.";
+
 #[derive(Debug, Args)]
 pub(super) struct ListOptions {
-    /// Print JSON: {"version":1,"flows":[…],"unreadable":N}. Fields are added over time, never renamed or
-    /// removed within a version.
-    #[arg(long)]
+    /// Print JSON; its shape is in --help.
+    #[arg(long, long_help = JSON_HELP)]
     json: bool,
     #[command(flatten)]
     pins: PinOptions,
@@ -79,7 +93,7 @@ pub(super) fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
     let rows: Vec<Row> = listing.flows.iter().map(|flow| row(flow, now, &names)).collect();
     if options.json {
         let document = Document { version: 1, flows: rows, unreadable: listing.unreadable };
-        say(serde_json::to_string_pretty(&document)?)?;
+        say_json(&document)?;
     } else {
         table(&rows)?;
         if listing.unreadable > 0 {
@@ -145,10 +159,36 @@ fn table(rows: &[Row]) -> std::io::Result<()> {
     }
     let widths: Vec<usize> =
         (0..10).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect();
+    let mut out = BufWriter::new(std::io::stdout().lock());
     for line in &lines {
         let cells: Vec<String> =
             line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
-        say(cells.join("  ").trim_end())?;
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
-    Ok(())
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::tests::assert_help_names;
+
+    #[test]
+    fn help_names_every_field() {
+        let place = || Place { address: "10.0.2.7".into(), port: 1 };
+        let row = Row {
+            vendor: "vendor-a".into(),
+            protocol: "tcp".into(),
+            inside: place(),
+            remote: place(),
+            egress: place(),
+            state: "established",
+            age_s: 1,
+            expires_in_s: 1,
+            outbound: Some(Traffic { packets: 1, bytes: 1 }),
+            inbound: None,
+            orphan: true,
+        };
+        assert_help_names(JSON_HELP, &Document { version: 1, flows: vec![row], unreadable: 0 });
+    }
 }

@@ -6,11 +6,12 @@ mod flows;
 mod run;
 mod status;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::config::{Config, DEFAULT_PIN_ROOT};
 use crate::datapath::pins::Pins;
@@ -122,6 +123,16 @@ fn level(level: log::Level) -> &'static str {
     }
 }
 
+/// The JSON of a reading verb: its outermost object, on one line per field.
+fn say_json(document: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    // A closed reader must stay recognisable as such.
+    serde_json::to_writer_pretty(&mut out, document).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    out.flush()?;
+    Ok(())
+}
+
 /// Writes a line to standard output.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{line}")
@@ -131,6 +142,22 @@ fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    /// Every key of `document`'s JSON stands in `help` as a word.
+    pub(super) fn assert_help_names(help: &str, document: &impl Serialize) {
+        fn visit(help: &[&str], value: &serde_json::Value) {
+            match value {
+                serde_json::Value::Object(fields) => fields.iter().for_each(|(key, value)| {
+                    assert!(help.contains(&key.as_str()), "the help does not name `{key}`");
+                    visit(help, value);
+                }),
+                serde_json::Value::Array(items) => items.iter().for_each(|item| visit(help, item)),
+                _ => {}
+            }
+        }
+        let words: Vec<&str> = help.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).collect();
+        visit(&words, &serde_json::to_value(document).unwrap());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use vpnat_common::layout::LAYOUT_VERSION;
 use vpnat_common::layout::outcome::{Count, Fate, Hook, Outcome};
 
-use super::{PinOptions, say};
+use super::{PinOptions, say, say_json};
 use crate::datapath::flows::list;
 use crate::datapath::hooks::TC_POINTS;
 use crate::datapath::maps::{StateMaps, Table};
@@ -17,10 +17,22 @@ use crate::netlink::links;
 /// `status` when vpnat is pinned but not in order.
 const NOT_IN_ORDER: u8 = 3;
 
+/// The shape of the JSON. A test compares it with what is printed.
+const JSON_HELP: &str =
+    "Print JSON. Fields are added over time; `version` is raised when one is renamed or removed.
+
+{ version, layout, agent_running, configured, flows, flow_entries_capacity,
+  hooks:   [{ device, hook: egress|ingress|xdp, by: link|filter }],
+  vendors: [{ name, egress_ips, outbound: { packets, bytes }, inbound: { packets, bytes } }],
+  drops:   [{ vendor, hook, outcome, packets }] }
+
+`configured`: the datapath translates. `flow_entries_capacity`: two entries are one flow. `drops`: zeros left
+out; vendor \"none\" for packets that no vendor claims.";
+
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Print JSON. Fields are added over time, never renamed or removed within a version.
-    #[arg(long)]
+    /// Print JSON; its shape is in --help.
+    #[arg(long, long_help = JSON_HELP)]
     json: bool,
     #[command(flatten)]
     pins: PinOptions,
@@ -132,7 +144,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         drops,
     };
     if options.json {
-        say(serde_json::to_string_pretty(&document)?)?;
+        say_json(&document)?;
     } else {
         print(&document)?;
     }
@@ -179,4 +191,31 @@ fn print(document: &Document) -> std::io::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::tests::assert_help_names;
+
+    #[test]
+    fn help_names_every_field() {
+        let document = Document {
+            version: 1,
+            layout: LAYOUT_VERSION,
+            agent_running: true,
+            configured: true,
+            flows: 1,
+            flow_entries_capacity: 2,
+            hooks: vec![AttachedHook { device: "eth0".into(), hook: "egress".into(), by: "link" }],
+            vendors: vec![Vendor {
+                name: "vendor-a".into(),
+                egress_ips: vec!["10.0.1.10".into()],
+                outbound: Traffic::default(),
+                inbound: Traffic::default(),
+            }],
+            drops: vec![Drop { vendor: "none".into(), hook: "h", outcome: "o", packets: 1 }],
+        };
+        assert_help_names(JSON_HELP, &document);
+    }
 }

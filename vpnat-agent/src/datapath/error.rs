@@ -105,19 +105,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The system's number (errno) of an error, or of what caused it.
+pub fn number(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    own.or_else(|| number(error.source()?))
+}
+
 /// What to do about an error of the system when nothing more particular is known.
 pub fn remedy(error: &(dyn std::error::Error + 'static)) -> &'static str {
-    let mut cause = Some(error);
-    let number = loop {
-        match cause {
-            None => break None,
-            Some(error) => match error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-                Some(number) => break Some(number),
-                None => cause = error.source(),
-            },
-        }
-    };
-    match number {
+    match number(error) {
         Some(libc::EPERM | libc::EACCES) => "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
         Some(libc::ENOENT) => "look whether another tool removes pins or files; `vpnat run` makes them anew",
         Some(libc::ENODEV | libc::ENXIO) => "create the device again, or remove it from [datapath]",

@@ -222,7 +222,7 @@ impl Hooks {
     fn attach_fresh_xdp(&mut self, link: &Link, name: &'static str, mode: Mode) -> Result<(), Error> {
         let pin = self.pins.link(&link.name, XDP_POINT);
         let flags = if mode == Mode::Generic { XdpMode::Skb } else { XdpMode::Driver };
-        let refuse = |error: &dyn std::error::Error| refusal(&Facts::of(link), mode, &chain(error));
+        let refuse = |error: &(dyn std::error::Error + 'static)| refusal(&Facts::of(link), mode, error);
         let program = xdp(&mut self.object, name)?;
         let id = program.attach_to_if_index(link.index, flags).map_err(|error| refuse(&error))?;
         let attached = program.take_link(id).map_err(|error| refuse(&error))?;

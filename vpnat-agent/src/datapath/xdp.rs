@@ -5,6 +5,7 @@ use crate::netlink::ethtool::{self, Channels};
 use crate::netlink::links::{Link, XdpAttached};
 
 use super::Error;
+use super::error::{chain, number};
 
 /// What the decision rests on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,8 +125,15 @@ fn unfit(device: &Facts) -> Option<String> {
 }
 
 /// Why a device refused `mode`, for people.
-pub fn refusal(facts: &Facts, mode: Mode, reason: &str) -> Error {
+pub fn refusal(facts: &Facts, mode: Mode, error: &(dyn std::error::Error + 'static)) -> Error {
+    let reason = chain(error);
     let remedy = match facts.driver.as_str() {
+        _ if number(error) == Some(libc::EOPNOTSUPP) => {
+            "this driver has none: set xdp = \"auto\" or \"off\"".into()
+        }
+        _ if matches!(number(error), Some(libc::EBUSY | libc::EEXIST)) => {
+            format!("remove what is attached (`ip link set dev {} xdp off`)", facts.name)
+        }
         "ena" => "set the MTU to 3498 or less (`ip link set dev DEVICE mtu 3498`) and halve the queues \
                   (`ethtool -L DEVICE combined N`), or set xdp = \"auto\""
             .replace("DEVICE", &facts.name),
@@ -188,10 +196,16 @@ mod tests {
 
     #[test]
     fn a_refusal_names_device_driver_reason_and_remedy() {
-        let text = refusal(&facts("ena", 9001, None), Mode::Native, "EINVAL").to_string();
+        let text = |number| {
+            let error = std::io::Error::from_raw_os_error(number);
+            refusal(&facts("ena", 9001, None), Mode::Native, &error).to_string()
+        };
+        let large = text(libc::EINVAL);
         assert!(
-            text.starts_with("driver `ena` refuses native XDP (EINVAL): eth0: set the MTU to 3498"),
-            "{text}"
+            large.starts_with("driver `ena` refuses native XDP (Invalid argument (os error 22)): "),
+            "{large}"
         );
+        assert!(large.contains(": eth0: set the MTU to 3498"), "{large}");
+        assert!(text(libc::EOPNOTSUPP).ends_with("this driver has none: set xdp = \"auto\" or \"off\""));
     }
 }
