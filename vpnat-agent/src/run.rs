@@ -143,11 +143,9 @@ async fn serve(config: Config) -> Result<(), RunError> {
                     doubt = supervisor.reconcile().is_err();
                     shared.set_devices(supervisor.devices());
                     set_ready(&ready, &supervisor);
-                } else if changes.routes {
-                    if let Err(error) = supervisor.follow_routes() {
-                        log::error!("{error}");
-                        supervisor.maps().raise_route_generation()?;
-                    }
+                } else if changes.routes && let Err(error) = supervisor.follow_routes() {
+                    log::error!("{error}");
+                    supervisor.maps().raise_route_generation()?;
                 }
             }
             _ = tick.tick() => {

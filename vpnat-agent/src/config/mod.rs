@@ -1,6 +1,6 @@
 //! The configuration file: what may stand in it, and what the agent works with once it was found sound.
 //!
-//! [`schema`] is the file as written, [`check`] the rules between its parts, [`issue`] what is said when one
+//! `schema` is the file as written, `check` the rules between its parts, `issue` what is said when one
 //! is broken. Unknown keys are errors everywhere: a misspelt key must not become a default.
 
 mod check;

@@ -56,8 +56,8 @@ pub enum Error {
          with (6.1, 6.12, 6.18), or report this with the lines below\n{log}"
     )]
     Verifier { program: String, kernel: String, reason: io::Error, log: String },
-    #[error("loading program `{program}` failed ({}): Linux {kernel}: {}", chain(error), remedy(error))]
-    Load { program: String, kernel: String, error: ProgramError },
+    #[error("loading program `{program}` failed ({}): Linux {kernel}: {}", chain(error.as_ref()), remedy(error.as_ref()))]
+    Load { program: String, kernel: String, error: Box<ProgramError> },
     #[error("{action} failed ({}): map {name}: {}", chain(error), remedy(error))]
     Map { action: &'static str, name: &'static str, error: MapError },
     #[error("{action} failed ({}): program {name}: {}", chain(error), remedy(error))]

@@ -230,7 +230,7 @@ fn load_error(program: &str, error: ProgramError) -> Error {
             let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
             Error::Verifier { program, kernel, reason: io_error, log }
         }
-        error => Error::Load { program, kernel, error },
+        error => Error::Load { program, kernel, error: Box::new(error) },
     }
 }
 
