@@ -6,6 +6,7 @@ mod results;
 mod run;
 mod sources;
 mod verb;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ enum Verb {
     Lint(verb::lint::Args),
     Test(verb::test::Args),
     Demo(verb::demo::Args),
+    Vm(verb::vm::Args),
     Bench(verb::bench::Args),
 }
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => verb::lint::run(&args),
         Verb::Test(args) => verb::test::run(&args),
         Verb::Demo(args) => verb::demo::run(&args),
+        Verb::Vm(args) => verb::vm::run(&args),
         Verb::Bench(args) => verb::bench::run(&args),
     };
     result.unwrap_or_else(|error| {

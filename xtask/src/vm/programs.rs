@@ -1,0 +1,76 @@
+//! What guests run: the agent and the tests, linked statically so that they need nothing of the guest.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use xtask::bpf::{self, Target};
+use xtask::workspace_root;
+
+use super::image::Brought;
+use crate::run;
+
+/// Guests are of this kind only.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Names of the programs in the guest.
+pub const OBJECT: &str = "vpnat-ebpf.o";
+/// The agent.
+pub const AGENT: &str = "vpnat";
+/// The tests of single packets.
+pub const BPF: &str = "bpf";
+/// The tests of whole paths.
+pub const LAB: &str = "lab";
+
+/// Builds everything.
+pub fn build() -> Result<Vec<Brought>> {
+    let object = bpf::build(&bpf::find(&Target::host())?, &workspace_root(), &run::target_dir().join("bpf"))?;
+    let mut brought = vec![Brought { name: OBJECT, file: object.path }];
+    brought.extend(cargo(&["build", "--release", "--package", "vpnat-agent", "--bin", AGENT], &[AGENT])?);
+    let tests = ["test", "--no-run", "--release", "--package", "tests", "--test", BPF, "--test", LAB];
+    brought.extend(cargo(&tests, &[BPF, LAB])?);
+    Ok(brought)
+}
+
+fn cargo(args: &[&str], names: &[&'static str]) -> Result<Vec<Brought>> {
+    let mut command = run::cargo_with_bpf(args);
+    command
+        .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
+        // Of the guest's programs only: with a target named, cargo builds its own helpers without it.
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    eprintln!("$ {}", run::shown(&command));
+    let messages = stdout_of(&mut command)?;
+    names.iter().map(|&name| Ok(Brought { name, file: executable(&messages, name)? })).collect()
+}
+
+fn stdout_of(command: &mut Command) -> Result<String> {
+    let out = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    if !out.status.success() {
+        bail!("the programs for the guests do not build (see the messages above)");
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// The file that cargo reports for the target called `name`.
+fn executable(messages: &str, name: &str) -> Result<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut files = messages.filter_map(|message| {
+        let named = message["target"]["name"] == name;
+        message["executable"].as_str().filter(|_| named).map(PathBuf::from)
+    });
+    files.next().with_context(|| format!("cargo built no program called {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_by_their_targets() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"lab\"},\"executable\":\"/t/lab-1\"}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"bpf\"},\"executable\":null}\n\
+            {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages, "lab").expect("a program"), PathBuf::from("/t/lab-1"));
+        assert!(executable(messages, "bpf").is_err());
+    }
+}
