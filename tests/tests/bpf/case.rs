@@ -29,23 +29,36 @@ pub enum Way {
     TcTunnel,
     /// At TC of one such device for both sides.
     TcTunnelOneArm,
+    /// At TC ingress, sent on by redirect past the stack.
+    Redirect,
+    /// The same with one device.
+    RedirectOneArm,
 }
 
-/// Every way.
-pub const ALL: &[Way] = &[
-    Way::Xdp,
-    Way::XdpOneArm,
-    Way::TcEthernet,
-    Way::TcEthernetOneArm,
-    Way::TcTunnel,
-    Way::TcTunnelOneArm,
-];
+/// Every way of translating what arrives, for packets of any shape.
+pub const ALL: &[Way] =
+    &[Way::Xdp, Way::XdpOneArm, Way::TcEthernet, Way::TcEthernetOneArm, Way::TcTunnel, Way::TcTunnelOneArm];
 
 /// The fast path.
 pub const XDP: &[Way] = &[Way::Xdp, Way::XdpOneArm];
 
 /// The hooks that serve every shape of packet.
 pub const TC: &[Way] = &[Way::TcEthernet, Way::TcEthernetOneArm, Way::TcTunnel, Way::TcTunnelOneArm];
+
+/// Every way for packets that all hooks translate or drop: TC ingress with redirect, too.
+pub const EVERY: &[Way] = &[
+    Way::Xdp,
+    Way::XdpOneArm,
+    Way::TcEthernet,
+    Way::TcEthernetOneArm,
+    Way::TcTunnel,
+    Way::TcTunnelOneArm,
+    Way::Redirect,
+    Way::RedirectOneArm,
+];
+
+/// The mark of redirected packets; any number but 0.
+const MARK: u32 = 0x7670_6e61;
 
 /// Which way a packet travels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,8 +75,13 @@ impl Way {
         XDP.contains(&self)
     }
 
+    /// Whether TC ingress sends on what it can.
+    pub fn redirects(self) -> bool {
+        matches!(self, Self::Redirect | Self::RedirectOneArm)
+    }
+
     fn one_arm(self) -> bool {
-        matches!(self, Self::XdpOneArm | Self::TcEthernetOneArm | Self::TcTunnelOneArm)
+        matches!(self, Self::XdpOneArm | Self::TcEthernetOneArm | Self::TcTunnelOneArm | Self::RedirectOneArm)
     }
 
     /// Whether packets start with an Ethernet header.
@@ -79,8 +97,9 @@ impl Way {
             (Self::XdpOneArm, _) => "xdp_both",
             (Self::TcEthernet | Self::TcEthernetOneArm, Course::Out) => "egress_outside_l2",
             (Self::TcTunnel | Self::TcTunnelOneArm, Course::Out) => "egress_outside_l3",
-            (Self::TcEthernet, Course::Back) => "ingress_outside_l2",
-            (Self::TcEthernetOneArm, Course::Back) => "ingress_both_l2",
+            (Self::Redirect, Course::Out) => "ingress_inside_l2",
+            (Self::TcEthernet | Self::Redirect, Course::Back) => "ingress_outside_l2",
+            (Self::TcEthernetOneArm, Course::Back) | (Self::RedirectOneArm, _) => "ingress_both_l2",
             (Self::TcTunnel, Course::Back) => "ingress_outside_l3",
             (Self::TcTunnelOneArm, Course::Back) => "ingress_both_l3",
         }
@@ -90,8 +109,8 @@ impl Way {
     pub fn hook(self, course: Course) -> Hook {
         match course {
             _ if self.is_xdp() => Hook::Xdp,
-            Course::Out => Hook::TcEgress,
-            Course::Back => Hook::TcIngress,
+            Course::Out if !self.redirects() => Hook::TcEgress,
+            Course::Out | Course::Back => Hook::TcIngress,
         }
     }
 }
@@ -126,8 +145,9 @@ pub fn each(ways: &[Way], scenario: impl Fn(&mut Case<'_>) + Sync) {
         let namespace = site.namespace.clone();
         // The kernel looks devices and routes up in the namespace of the thread that runs a program.
         namespace.enter(|| {
-            world.prepare(way.one_arm());
-            scenario(&mut Case { world: &mut *world, way: *way });
+            let mut case = Case { world: &mut *world, way: *way };
+            case.restart();
+            scenario(&mut case);
         });
     }
 }
@@ -136,6 +156,16 @@ impl Case<'_> {
     /// The namespace and devices.
     pub fn site(&self) -> &Site {
         if self.way.one_arm() { &self.world.one_arm } else { &self.world.two_arms }
+    }
+
+    /// Begins anew: empty tables, the configuration as at first.
+    pub fn restart(&mut self) {
+        self.world.prepare(self.way.one_arm());
+        let redirect_mark = if self.way.redirects() { MARK } else { 0 };
+        self.world
+            .maps
+            .change_settings(|settings| settings.redirect_mark = redirect_mark)
+            .expect("the mark of redirected packets");
     }
 
     /// Sends an IP packet from a pod towards a vendor.
@@ -153,6 +183,7 @@ impl Case<'_> {
         let (ifindex, ingress) = match (self.way.is_xdp(), course) {
             (true, Course::Out) => (inside, 0),
             (true, Course::Back) => (outside, 0),
+            (false, Course::Out) if self.way.redirects() => (inside, inside),
             (false, Course::Out) => (outside, inside),
             (false, Course::Back) => (outside, outside),
         };
@@ -167,9 +198,10 @@ impl Case<'_> {
 
     /// Runs `program` on an IP packet, on the first of `devices`, having come in by the second.
     pub fn run(&mut self, program: &str, hook: Hook, devices: (u32, u32), packet: &[u8]) -> Seen {
-        let input = self.frame(packet);
+        let input = self.frame(devices.0, packet);
         let xdp = program.starts_with("xdp_");
-        let context = if xdp { xdp_context(devices.0, input.len()) } else { tc_context(devices.0, devices.1) };
+        let context =
+            if xdp { xdp_context(devices.0, input.len()) } else { tc_context(devices.0, devices.1) };
         let before = self.world.counts();
         let (returned, output) = self.world.run(program, &input, &context);
         let after = self.world.counts();
@@ -183,8 +215,8 @@ impl Case<'_> {
         }
         Seen {
             title: format!("{:?}, {program}", self.way),
-            way: self.way,
             hook,
+            fast: xdp || self.way.redirects(),
             devices: [self.site().inside, self.site().outside],
             link: if self.way.ethernet() { ETHERNET } else { 0 },
             input,
@@ -194,12 +226,19 @@ impl Case<'_> {
         }
     }
 
-    fn frame(&self, packet: &[u8]) -> Vec<u8> {
+    /// The packet as it comes by the device `ifindex`, addressed to it.
+    fn frame(&self, ifindex: u32, packet: &[u8]) -> Vec<u8> {
         if !self.way.ethernet() {
-            return packet.to_vec();
+            // A test run wants an IP header behind what it takes for an Ethernet header.
+            let mut padded = packet.to_vec();
+            padded.resize(padded.len().max(ETHERNET + 20), 0);
+            return padded;
         }
         let source = mac_of(std::net::Ipv4Addr::new(8, 0, 0, 99));
-        [&self.site().inside.1[..], &source, &[8, 0], packet].concat()
+        let devices = [self.site().inside, self.site().outside];
+        let own =
+            devices.iter().find(|device| device.0 == ifindex).map_or([2, 0, 0, 0, 0, 1], |device| device.1);
+        [&own[..], &source, &[8, 0], packet].concat()
     }
 
     /// Moves the datapath's clock on.
@@ -244,7 +283,9 @@ impl Case<'_> {
             assert_eq!((entry.new_addr, entry.new_port.number), (new.0.into(), new.1), "{line:?}");
             assert_eq!(entry.check, own.check(), "{line:?}");
             // ~old + new over the address, RFC 1624.
-            let words = |end: End| end.0.octets().chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum::<u32>();
+            let words = |end: End| {
+                end.0.octets().chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum::<u32>()
+            };
             let difference = (words(new) + 2 * 0xffff - words(old)) % 0xffff;
             assert_eq!(u32::from(u16::from_be(entry.addr_delta)) % 0xffff, difference, "{line:?}");
         }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use tests::packet::Packet;
 use vpnat_common::layout::outcome::{Fate, Hook, OUTCOME_SLOTS, Outcome};
 
-use crate::case::{Way, counter};
+use crate::case::counter;
 use crate::model;
 use crate::plan::{GATEWAY, mac_of};
 
@@ -15,17 +15,18 @@ use crate::plan::{GATEWAY, mac_of};
 mod verdict {
     pub const XDP_DROP: u32 = 1;
     pub const XDP_PASS: u32 = 2;
-    pub const XDP_TX: u32 = 3;
     pub const XDP_REDIRECT: u32 = 4;
     pub const TC_UNSPEC: u32 = u32::MAX;
     pub const TC_SHOT: u32 = 2;
+    pub const TC_REDIRECT: u32 = 7;
 }
 
 /// A packet before and after a program's run.
 pub struct Seen {
     pub title: String,
-    pub way: Way,
     pub hook: Hook,
+    /// Whether what is translated is sent on past the stack.
+    pub fast: bool,
     /// Inside and outside device: index and Ethernet address.
     pub devices: [(u32, [u8; 6]); 2],
     /// Length of the link layer's header.
@@ -73,6 +74,13 @@ impl Seen {
         self.translated((vendor, Outcome::Inbound), expected, pod, self.devices[0]);
     }
 
+    /// Whether it was dropped, for whatever reason, and is otherwise as it was.
+    pub fn was_dropped(&self) -> bool {
+        let drop = if self.hook == Hook::Xdp { verdict::XDP_DROP } else { verdict::TC_SHOT };
+        let packets: u64 = self.moved.values().map(|(packets, _)| packets).sum();
+        self.returned == drop && self.output == self.input && packets == 1
+    }
+
     /// The source port (or query identifier) that it has now.
     pub fn port(&self) -> u16 {
         let packet = &self.output[self.link..];
@@ -89,14 +97,15 @@ impl Seen {
         device: (u32, [u8; 6]),
     ) {
         self.counted(vendor, outcome);
-        if self.hook != Hook::Xdp {
+        if !self.fast {
             // The stack's part: link layer, time to live, and the way on.
             self.returned(verdict::TC_UNSPEC);
-            self.holds(&[&self.input[..self.link], expected].concat());
+            let mut expected = [&self.input[..self.link], expected].concat();
+            expected.resize(self.input.len(), 0);
+            self.holds(&expected);
             return;
         }
-        let one_arm = self.devices[0].0 == self.devices[1].0;
-        self.returned(if one_arm { verdict::XDP_TX } else { verdict::XDP_REDIRECT });
+        self.returned(if self.hook == Hook::Xdp { verdict::XDP_REDIRECT } else { verdict::TC_REDIRECT });
         self.holds(&[&mac_of(next_hop)[..], &device.1, &[8, 0], &model::hop(expected)].concat());
     }
 
@@ -107,7 +116,10 @@ impl Seen {
         let expected = BTreeMap::from([(counter(vendor, self.hook, outcome), (1, bytes))]);
         if self.moved != expected {
             let names = |moved: &BTreeMap<u32, (u64, u64)>| {
-                moved.iter().map(|(index, change)| format!("{} by {change:?}", name(*index))).collect::<Vec<_>>()
+                moved
+                    .iter()
+                    .map(|(index, change)| format!("{} by {change:?}", name(*index)))
+                    .collect::<Vec<_>>()
             };
             panic!(
                 "{}: counted {:?}, expected {:?}\n{}",
@@ -142,10 +154,15 @@ fn name(index: u32) -> String {
     format!("vendor {vendor}, {}: {:?}", Hook::ALL[hook as usize].name(), outcome)
 }
 
-/// Two packets in hexadecimal, with the bytes marked in which they differ.
+/// Two packets in hexadecimal, with the bytes marked in which they differ. Behind the headers, rows that are
+/// the same on both sides are left out.
 pub fn side_by_side(left: &[u8], right: &[u8]) -> String {
     let mut text = format!("  {} and {} bytes\n", left.len(), right.len());
     for at in (0..left.len().max(right.len())).step_by(16) {
+        let same = left.get(at..at + 16).is_some_and(|row| right.get(at..at + 16) == Some(row));
+        if at >= 96 && same {
+            continue;
+        }
         let row = |bytes: &[u8], other: &[u8]| {
             (at..at + 16).fold(String::new(), |mut row, place| {
                 let mark = if bytes.get(place) == other.get(place) { ' ' } else { '*' };

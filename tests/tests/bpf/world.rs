@@ -15,10 +15,11 @@ use vpnat_agent::datapath::hooks::Needed;
 use vpnat_agent::datapath::maps::ConfigMaps;
 use vpnat_agent::datapath::object::{self, Sizes, TC_PROGRAMS, XDP_PROGRAMS};
 use vpnat_agent::datapath::pins::Pins;
+use vpnat_agent::stop::Stop;
 use vpnat_common::addr::Ip4;
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort, role};
-use vpnat_common::layout::flow::{FlowKey, FragmentKey};
+use vpnat_common::layout::flow::{FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, counter_index};
 use vpnat_common::layout::user::FlowEntryBytes;
@@ -92,19 +93,20 @@ pub struct World {
     pub maps: ConfigMaps,
     /// The flow table.
     pub flows: HashMap<MapData, FlowKey, FlowEntryBytes>,
-    fragments: HashMap<MapData, FragmentKey, [u8; 16]>,
+    fragments: HashMap<MapData, FragmentKey, [u8; size_of::<FragmentEntry>()]>,
     counters: PerCpuArray<MapData, Count>,
     programs: Ebpf,
 }
 
 /// The one world of this process; whoever holds it has the maps to itself.
 pub fn world() -> MutexGuard<'static, World> {
-    static WORLD: OnceLock<Mutex<World>> = OnceLock::new();
+    static WORLD: OnceLock<Option<Mutex<World>>> = OnceLock::new();
     let world = WORLD.get_or_init(|| {
-        // Pins are only needed to load; the mount namespace that they lie in ends with this thread.
-        let load = std::thread::spawn(|| Mutex::new(World::load()));
-        load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        // Pins are only needed to load; the mount namespace that they lie in ends with this thread. Loading
+        // takes seconds: what failed once is not tried again by every test.
+        std::thread::spawn(|| Mutex::new(World::load())).join().ok()
     });
+    let world = world.as_ref().expect("the programs and their surroundings; the first failure says why not");
     // A test that failed leaves nothing that the next one's `prepare` does not clear.
     world.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -114,11 +116,12 @@ impl World {
         let _sandbox = Sandbox::enter();
         let pins = Pins::new(Sandbox::bpffs().join("vpnat"));
         pins.create().expect("pin directories");
+        let stop = Stop::default();
         let needed = Needed { tc: TC_PROGRAMS.into(), xdp: XDP_PROGRAMS.into() };
-        let rate = object::tick_rate().expect("the kernel's tick rate");
+        let rate = object::tick_rate(&stop).expect("the kernel's tick rate");
         let sizes = Sizes { flows: TABLE_ENTRIES, fragments: 1024 };
         let mut programs =
-            object::load(&pins, sizes, rate, &needed).unwrap_or_else(|error| panic!("{error}"));
+            object::load(&pins, sizes, rate, &needed, &stop).unwrap_or_else(|error| panic!("{error}"));
         fn taken<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &str) -> T {
             let map = programs.take_map(name).unwrap_or_else(|| panic!("no map {name}"));
             T::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
@@ -170,9 +173,7 @@ impl World {
         maps.settings.set(0, Settings { ready: 1, ..Settings::default() }, 0).expect("settings");
         // Every case starts with a stamp, so that no case sees one end by chance.
         let offset = (4 - self.now() % 4) % 4;
-        self.maps
-            .change_settings(|settings| settings.clock_offset_s = offset)
-            .expect("the clock's offset");
+        self.maps.change_settings(|settings| settings.clock_offset_s = offset).expect("the clock's offset");
     }
 
     fn clear(&mut self) {
