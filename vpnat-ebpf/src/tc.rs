@@ -71,8 +71,16 @@ fn ingress<const L2: usize, const ROLES: u8>(context: &TcContext) -> i32 {
 #[inline(always)]
 fn egress_outside<const L2: usize>(context: &TcContext) -> i32 {
     // SAFETY: the context is that of the running program.
-    let ingress_ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
-    run::<L2>(context, Hook::TcEgress, |kernel, packet| egress::translate(kernel, packet, ingress_ifindex))
+    let (ingress_ifindex, mark) = unsafe { ((*context.skb.skb).ingress_ifindex, (*context.skb.skb).mark) };
+    run::<L2>(context, Hook::TcEgress, |kernel, packet| {
+        if mark != 0 && mark == kernel.settings().redirect_mark {
+            context.set_mark(0);
+            if egress::is_translated(kernel, packet) {
+                return Decision::nobody(Outcome::Redirected);
+            }
+        }
+        egress::translate(kernel, packet, ingress_ifindex)
+    })
 }
 
 #[inline(always)]
