@@ -114,15 +114,9 @@ fn admit<T: Tables, P: Packet>(
 /// Whether a packet that bears the redirect mark looks it, too: nothing leaves by the mark alone.
 #[inline(always)]
 pub fn is_translated<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
-    let (Some(src), Some(dst)) = (packet.load::<[u8; 4]>(ipv4::SRC), packet.load::<[u8; 4]>(ipv4::DST))
-    else {
-        return false;
-    };
-    match tables.egress(Ip4 { octets: src }) {
-        // To a pod, back through the device that it came by (single-arm).
-        None => tables.vendor_of(Ip4 { octets: dst }).is_none(),
-        Some(_) => true,
-    }
+    let Ok(ip) = Ip::read(packet) else { return false };
+    // A reply to a pod goes back through the device that it came by (single-arm).
+    tables.egress(ip.src).is_some() || tables.vendor_of(ip.dst).is_none()
 }
 
 /// Whether `address` is an egress address of the vendor in `slot`.
