@@ -83,7 +83,7 @@ pub fn clamp<T: Tables, P: Packet>(tables: &T, packet: &mut P, slot: u8) -> bool
     }
     let new = limit.to_be_bytes();
     let mut delta = checksum::delta16(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
-    if (at - ip.header_len) % 2 != 0 {
+    if !(at - ip.header_len).is_multiple_of(2) {
         // The value straddles two of the checksum's words: its bytes count the other way round.
         delta = delta.swap_bytes();
     }
