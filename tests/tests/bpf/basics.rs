@@ -17,9 +17,12 @@ fn echo_reply(from: std::net::Ipv4Addr, to: std::net::Ipv4Addr, id: u16) -> Vec<
     icmp(from, to, (0, 0), [high, low, 0, 1], b"abcdefghijklmnop")
 }
 
+/// Protocol, first phase, a pod's packet, and the answer to it as it comes to a public end.
+type Opening = (u8, Phase, Vec<u8>, Box<dyn Fn(End) -> Vec<u8>>);
+
 /// What one pod's packet of each protocol looks like, with the answer to it as it comes to `public`, and how
 /// its flow begins.
-fn openings(pod: End, remote: End) -> [(u8, Phase, Vec<u8>, Box<dyn Fn(End) -> Vec<u8>>); 3] {
+fn openings(pod: End, remote: End) -> [Opening; 3] {
     [
         (
             TCP,
@@ -180,15 +183,9 @@ fn an_echo_reply_opens_nothing() {
 fn timestamp_queries_are_queries_too() {
     each(TC, |case| {
         let question = icmp(POD, SERVER, (13, 0), [0, 7, 0, 1], &[0; 12]);
-        case.out(&question).ends_as_query(&question);
+        // The identifier is below the range, so that it changes.
+        let seen = case.out(&question);
+        assert!(seen.port() >= 1024, "{}", seen.port());
+        seen.leaves_as(A, &model::source(&question, (EGRESS_A, seen.port())));
     });
-}
-
-impl crate::seen::Seen {
-    /// It left as a query whose identifier was below the range.
-    fn ends_as_query(&self, question: &[u8]) {
-        let id = self.port();
-        assert!(id >= 1024, "{id}");
-        self.leaves_as(A, &model::source(question, (EGRESS_A, id)));
-    }
 }
