@@ -29,15 +29,17 @@ pub enum Contender {
     Nftables,
     /// vpnat in XDP.
     VpnatXdp,
-    /// vpnat in TC.
+    /// vpnat in TC, as it is configured by itself: past the stack where it can.
     VpnatTc,
+    /// vpnat in TC, everything by way of the stack.
+    VpnatStack,
     /// Anything else: a name and a shell command that starts it.
     Other(String, String),
 }
 
 impl Contender {
     /// All that need no explanation.
-    pub const KNOWN: [Self; 7] = [
+    pub const KNOWN: [Self; 8] = [
         Self::Straight,
         Self::Redirect,
         Self::Plain,
@@ -45,6 +47,7 @@ impl Contender {
         Self::Nftables,
         Self::VpnatXdp,
         Self::VpnatTc,
+        Self::VpnatStack,
     ];
 
     /// The name on the command line and in tables.
@@ -57,6 +60,7 @@ impl Contender {
             Self::Nftables => "nftables",
             Self::VpnatXdp => "vpnat-xdp",
             Self::VpnatTc => "vpnat-tc",
+            Self::VpnatStack => "vpnat-stack",
             Self::Other(name, _) => name,
         }
     }
@@ -68,14 +72,14 @@ impl Contender {
 
     /// Whether it is ours.
     pub fn is_vpnat(&self) -> bool {
-        matches!(self, Self::VpnatXdp | Self::VpnatTc)
+        matches!(self, Self::VpnatXdp | Self::VpnatTc | Self::VpnatStack)
     }
 
     /// How many flows it can hold on `nat`, if there is a limit that the bench knows.
     pub fn capacity(&self, nat: &Namespace) -> Option<u32> {
         match self {
             Self::Iptables | Self::Nftables => nat.read_sysctl("net.netfilter.nf_conntrack_max").parse().ok(),
-            Self::VpnatXdp | Self::VpnatTc => Some(MAX_FLOWS),
+            Self::VpnatXdp | Self::VpnatTc | Self::VpnatStack => Some(MAX_FLOWS),
             _ => None,
         }
     }
@@ -115,8 +119,9 @@ impl<'a> Host<'a> {
                 nat.run(&format!("nft -f {}", file.display()));
                 conntrack(nat);
             }
-            Contender::VpnatXdp => host.vpnat(sandbox, nat, "native"),
-            Contender::VpnatTc => host.vpnat(sandbox, nat, "off"),
+            Contender::VpnatXdp => host.vpnat(sandbox, nat, "xdp = \"native\""),
+            Contender::VpnatTc => host.vpnat(sandbox, nat, "xdp = \"off\""),
+            Contender::VpnatStack => host.vpnat(sandbox, nat, "xdp = \"off\"\nredirect = false"),
             Contender::Other(name, line) => {
                 let mut command = nat.command("sh");
                 command.args(["-c", line]);
@@ -129,12 +134,12 @@ impl<'a> Host<'a> {
         host
     }
 
-    fn vpnat(&mut self, sandbox: &Sandbox, nat: &Namespace, xdp: &str) {
+    fn vpnat(&mut self, sandbox: &Sandbox, nat: &Namespace, how: &str) {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let pins = Sandbox::bpffs().join(format!("bench{number}"));
         let file = sandbox.dir().join(format!("bench{number}.toml"));
-        std::fs::write(&file, config(&pins, xdp, MAX_FLOWS)).expect("vpnat's configuration");
+        std::fs::write(&file, config(&pins, how, MAX_FLOWS)).expect("vpnat's configuration");
         let (agent, _) = start_vpnat(nat, &file);
         self.agent = Some(agent);
         self.pins = Some(pins);
@@ -173,11 +178,11 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     })
 }
 
-/// vpnat's configuration.
-pub fn config(pins: &Path, xdp: &str, max_flows: u32) -> String {
+/// vpnat's configuration; `how` are lines of its datapath.
+pub fn config(pins: &Path, how: &str, max_flows: u32) -> String {
     format!(
         "[agent]\nbpffs = \"{}\"\nmetrics = \"{}\"\n\n\
-         [datapath]\ninside = [\"{INSIDE}\"]\noutside = [\"{OUTSIDE}\"]\nxdp = \"{xdp}\"\nmax_flows = {max_flows}\n\n\
+         [datapath]\ninside = [\"{INSIDE}\"]\noutside = [\"{OUTSIDE}\"]\n{how}\nmax_flows = {max_flows}\n\n\
          [[vendor]]\nname = \"bench\"\ncidrs = [\"{VENDORS}\"]\negress_ips = [\"{}\"]\nallow_from = [\"{PODS}\"]\n\
          [vendor.timeouts]\nudp = 7200\n",
         pins.display(),

@@ -17,7 +17,7 @@ pub fn measure(sandbox: &Sandbox, contenders: &[Contender], quick: bool, report:
     let Some(contender) = contenders.iter().find(|contender| contender.is_vpnat()) else { return };
     progress("memory and sweep with 1M flows");
     let name = contender.name();
-    let path = Path::new(sandbox, contender);
+    let Some(path) = Path::new(sandbox, contender, report) else { return };
     let Some(host) = &path.host else { return };
     let Some(pid) = host.pid() else { return };
     let mut record = |measure: &str, what: &str, unit: &str, value: f64| {

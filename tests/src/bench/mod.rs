@@ -91,7 +91,7 @@ pub fn run(options: &Options) -> ExitCode {
 
     if wanted("throughput") || wanted("latency") {
         let mut paths: Vec<Path<'_>> =
-            contenders.iter().map(|contender| Path::new(&sandbox, contender)).collect();
+            contenders.iter().filter_map(|contender| Path::new(&sandbox, contender, &mut report)).collect();
         if wanted("throughput") {
             throughput::measure(&mut paths, &effort, &mut report);
         }
@@ -108,6 +108,11 @@ pub fn run(options: &Options) -> ExitCode {
     if wanted("memory") {
         memory::measure(&sandbox, &contenders, options.quick, &mut report);
     }
+    let refused: Vec<String> = report.warnings.clone();
+    contenders.retain(|contender| {
+        let left_out = format!("{} is left out", contender.name());
+        !refused.iter().any(|warning| warning.starts_with(&left_out))
+    });
     if wanted("bulk") {
         bulk::measure(&sandbox, &contenders, &effort, &mut report);
     }

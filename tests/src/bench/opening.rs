@@ -20,7 +20,9 @@ pub fn measure(sandbox: &Sandbox, contenders: &[Contender], effort: &Effort, rep
     for round in 0..effort.rounds {
         progress(&format!("new flows, round {} of {}", round + 1, effort.rounds));
         for contender in contenders.iter().filter(|contender| contender.translates()) {
-            one(&Path::new(sandbox, contender), round, report);
+            if let Some(path) = Path::new(sandbox, contender, report) {
+                one(&path, round, report);
+            }
         }
     }
 }

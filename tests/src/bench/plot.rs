@@ -12,8 +12,10 @@ const TOP: f64 = 60.0;
 const GAP: f64 = 60.0;
 
 /// Colours told apart by people with any kind of sight (Okabe and Ito), NATs in strong ones.
-const COLOURS: [&str; 9] =
-    ["#d0d0d0", "#999999", "#56b4e9", "#e69f00", "#f0e442", "#009e73", "#0072b2", "#cc79a7", "#d55e00"];
+const COLOURS: [&str; 10] = [
+    "#d0d0d0", "#999999", "#56b4e9", "#e69f00", "#f0e442", "#009e73", "#0072b2", "#44aa99", "#cc79a7",
+    "#d55e00",
+];
 
 /// Draws what was measured; `contenders` gives the order.
 pub fn svg(report: &Report, contenders: &[String]) -> String {

@@ -19,7 +19,7 @@ pub fn measure(sandbox: &Sandbox, contenders: &[Contender], effort: &Effort, rep
         if !contender.is_vpnat() && *contender != Contender::Redirect {
             continue;
         }
-        let path = Path::new(sandbox, contender);
+        let Some(path) = Path::new(sandbox, contender, report) else { continue };
         open(&path, FLOWS, report);
         for _ in 0..effort.rounds {
             for (inward, from, to) in [(false, &path.pods, &path.vendor), (true, &path.vendor, &path.pods)] {
