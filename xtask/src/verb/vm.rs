@@ -41,10 +41,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     ensure()?;
     let cache = run::target_dir().join("vm");
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let brought = vm::build()?;
-
     let tiers: Vec<_> =
         tier::ALL.into_iter().filter(|tier| args.tier.is_empty() || args.tier.contains(tier)).collect();
+    let brought = vm::build(&tiers)?;
+
     let mut rows = Vec::new();
     for series in args.kernels() {
         match vm::run(series, &tiers, &args.filter, &brought, &cache) {

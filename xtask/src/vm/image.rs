@@ -26,6 +26,7 @@ pub const NEEDS: &[Need] = &[
     need("dash", "dash", "the guest's shell"),
     need("tc", "iproute2", "traffic control in the guest"),
     need("xz", "xz-utils", "reading kernel modules"),
+    need("setpriv", "util-linux", "tests without privileges"),
 ];
 
 /// Programs of this machine that the guest gets.
@@ -36,6 +37,7 @@ const TOOLS: &[&str] = &[
     "ethtool",
     "bpftool",
     "ping",
+    "setpriv",
     "nft",
     "wg",
     "wireguard-go",
@@ -110,6 +112,7 @@ pub fn build(kernel: &Kernel, brought: &[Brought]) -> Result<Vec<u8>> {
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
     archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n");
     archive.file("etc/hosts", b"127.0.0.1 localhost\n");
+    archive.file("etc/protocols", b"icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\ngre 47 GRE\nesp 50 ESP\n");
     tools(&mut archive)?;
     modules(&mut archive, kernel)?;
     for value in [SUCCESS, FAILURE] {
@@ -138,6 +141,9 @@ fn tools(archive: &mut Archive) -> Result<()> {
         libraries.extend(libraries_of(&entry.path()));
         libraries.insert(entry.path());
     }
+    // Loaded when a thread is cancelled; it lies beside the C library.
+    let unwinder = libraries.iter().find(|path| path.ends_with("libc.so.6"));
+    libraries.extend(unwinder.map(|libc| libc.with_file_name("libgcc_s.so.1")).filter(|path| path.exists()));
     for library in libraries {
         archive.program(&place(&library), &read(&library)?);
     }

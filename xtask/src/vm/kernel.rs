@@ -83,7 +83,9 @@ impl Kernel {
         // A module may need another by what that is also called.
         let aliases = selection.modules.iter().flat_map(|module| &module.info.aliases);
         let present: BTreeSet<_> = aliases.chain(&self.builtin).cloned().collect();
-        selection.missing.retain(|name| !present.contains(name));
+        let wanted: BTreeSet<_> = wanted.iter().map(|name| modules::canonical(name)).collect();
+        // What a module only prefers to have, under a name of the kernel's choice, is not worth a word.
+        selection.missing.retain(|name| wanted.contains(name) && !present.contains(name));
         Ok((selection, loadable))
     }
 }

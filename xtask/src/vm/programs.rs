@@ -8,6 +8,7 @@ use xtask::bpf::{self, Target};
 use xtask::workspace_root;
 
 use super::image::Brought;
+use super::tier::Tier;
 use crate::run;
 
 /// Guests are of this kind only.
@@ -22,17 +23,33 @@ pub const BPF: &str = "bpf";
 /// The tests of whole paths.
 pub const LAB: &str = "lab";
 
-/// Builds everything.
-pub fn build() -> Result<Vec<Brought>> {
-    let object = bpf::build(&bpf::find(&Target::host())?, &workspace_root(), &run::target_dir().join("bpf"))?;
-    let mut brought = vec![Brought { name: OBJECT, file: object.path }];
-    brought.extend(cargo(&["build", "--release", "--package", "vpnat-agent", "--bin", AGENT], &[AGENT])?);
-    let tests = ["test", "--no-run", "--release", "--package", "tests", "--test", BPF, "--test", LAB];
-    brought.extend(cargo(&tests, &[BPF, LAB])?);
+/// Builds what the tiers run.
+pub fn build(tiers: &[Tier]) -> Result<Vec<Brought>> {
+    let mut brought = Vec::new();
+    for tier in tiers {
+        match tier {
+            Tier::Load => brought.push(object()?),
+            Tier::Bpf => brought.push(test(BPF)?),
+            Tier::Lab => brought.extend([agent()?, test(LAB)?]),
+        }
+    }
     Ok(brought)
 }
 
-fn cargo(args: &[&str], names: &[&'static str]) -> Result<Vec<Brought>> {
+fn object() -> Result<Brought> {
+    let object = bpf::build(&bpf::find(&Target::host())?, &workspace_root(), &run::target_dir().join("bpf"))?;
+    Ok(Brought { name: OBJECT, file: object.path })
+}
+
+fn agent() -> Result<Brought> {
+    cargo(&["build", "--release", "--package", "vpnat-agent", "--bin", AGENT], AGENT)
+}
+
+fn test(name: &'static str) -> Result<Brought> {
+    cargo(&["test", "--no-run", "--release", "--package", "tests", "--test", name], name)
+}
+
+fn cargo(args: &[&str], name: &'static str) -> Result<Brought> {
     let mut command = run::cargo_with_bpf(args);
     command
         .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
@@ -40,7 +57,7 @@ fn cargo(args: &[&str], names: &[&'static str]) -> Result<Vec<Brought>> {
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     eprintln!("$ {}", run::shown(&command));
     let messages = stdout_of(&mut command)?;
-    names.iter().map(|&name| Ok(Brought { name, file: executable(&messages, name)? })).collect()
+    Ok(Brought { name, file: executable(&messages, name)? })
 }
 
 fn stdout_of(command: &mut Command) -> Result<String> {
