@@ -164,8 +164,8 @@ impl<'a> FlowRef<'a> {
                 (&raw const (*entry).check).read_volatile(),
             )
         };
-        let sound =
-            check == key.check() && self.byte(core::mem::offset_of!(FlowEntry, direction)) == direction as u8;
+        let sound = check == key.check(direction)
+            && self.byte(core::mem::offset_of!(FlowEntry, direction)) == direction as u8;
         sound.then_some(Rewrite { addr, port, addr_delta, vendor })
     }
 

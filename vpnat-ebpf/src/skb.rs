@@ -147,6 +147,12 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
 
 impl<const L2: usize> Link for Skb<'_, L2> {
     #[inline(always)]
+    fn is_addressed_here(&self) -> bool {
+        // SAFETY: the context is that of the running program.
+        unsafe { (*self.context.skb.skb).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
     fn wire_len(&self, ip: &Ip, subject: &Subject) -> u32 {
         // SAFETY: the context is that of the running program.
         let gso_size = unsafe { (*self.context.skb.skb).gso_size };

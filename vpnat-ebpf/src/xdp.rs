@@ -16,7 +16,7 @@ use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
 use vpnat_common::layout::outcome::{Hook, Outcome};
 use vpnat_common::packet::{Ip, Packet, Subject, Wire};
 
-use crate::maps::{XDP_DEVICES, XDP_PORTS};
+use crate::maps::{DEVICES, XDP_DEVICES, XDP_PORTS};
 use crate::tables::Kernel;
 use crate::unaligned::{self, packet_pointer};
 
@@ -150,6 +150,18 @@ impl Packet for Frame<'_> {
 }
 
 impl Link for Frame<'_> {
+    #[inline(always)]
+    fn is_addressed_here(&self) -> bool {
+        let ifindex = self.context.ingress_ifindex() as u32;
+        // SAFETY: copied at once.
+        let Some(device) = (unsafe { DEVICES.get(ifindex).copied() }) else { return false };
+        let Some(port) = XDP_PORTS.get(device.xdp_slot as u32) else { return false };
+        let Some(place) = self.place::<[Mac; 1]>(0) else { return false };
+        // SAFETY: `place` has checked the bounds.
+        let [mac] = unsafe { unaligned::read(place) };
+        mac == port.mac()
+    }
+
     #[inline(always)]
     fn wire_len(&self, ip: &Ip, _: &Subject) -> u32 {
         ip.total_len

@@ -281,7 +281,7 @@ impl Case<'_> {
             [(&decoded[0], outbound, line.public, line.pod), (&decoded[1], inbound, line.pod, line.public)]
         {
             assert_eq!((entry.new_addr, entry.new_port.number), (new.0.into(), new.1), "{line:?}");
-            assert_eq!(entry.check, own.check(), "{line:?}");
+            assert_eq!(entry.check, own.check(entry.direction), "{line:?}");
             // ~old + new over the address, RFC 1624.
             let words = |end: End| {
                 end.0.octets().chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum::<u32>()

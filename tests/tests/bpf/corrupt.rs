@@ -112,6 +112,8 @@ fn an_entry_with_a_wrong_direction_or_check_translates_nothing() {
             spoil(case, DIRECTION, |_| value);
             unused(case);
         }
+        spoil(case, DIRECTION, |byte| 3 - byte);
+        unused(case);
         for at in [CHECK, CHECK + 1] {
             spoil(case, at, |byte| byte ^ 0x10);
             unused(case);

@@ -118,6 +118,9 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, af
 /// is the translated one and `admission` holds what it needs.
 #[inline(never)]
 fn admit<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &P, admission: &mut Admission) -> Decision {
+    if !packet.is_addressed_here() {
+        return Decision::nobody(Outcome::NotOurs);
+    }
     let Ok(ip) = Ip::read(packet) else { return Decision::nobody(Outcome::ToStackShape) };
     let Ok(subject) = Subject::read::<P, true>(packet, &ip) else {
         return Decision::nobody(Outcome::ToStackShape);
@@ -196,7 +199,10 @@ fn find_next_hop<T: Tables>(
 
 /// Renews the next hop that the packet's flow keeps; false if XDP cannot send it on.
 #[inline(never)]
-fn keep_next_hop<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
+fn keep_next_hop<T: Tables, P: Link>(tables: &T, packet: &P) -> bool {
+    if !packet.is_addressed_here() {
+        return false;
+    }
     let Ok(ip) = Ip::read(packet) else { return false };
     let Ok(subject) = Subject::read::<P, true>(packet, &ip) else { return false };
     let key = subject.key;

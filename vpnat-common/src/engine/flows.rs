@@ -220,7 +220,7 @@ fn complete_pair<T: Tables>(
     let half = FlowEntry {
         bytes: 0,
         packets: 0,
-        check: other_key.check(),
+        check: other_key.check(back),
         vendor: rewrite.vendor,
         direction: back,
         expires: entry.expires(),

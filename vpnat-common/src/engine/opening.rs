@@ -66,7 +66,7 @@ impl<'a, T: Tables> Opening<'a, T> {
         let addr_delta = checksum::delta32(key.src.to_ne(), self.egress.to_ne());
         let ours = Rewrite { addr: self.egress, port: self.port, addr_delta, vendor };
         self.entry.set_rewrite(Direction::Outbound, self.egress, self.port, addr_delta);
-        self.entry.set_check(key.check());
+        self.entry.set_check(key.check(Direction::Outbound));
         let reverse = inbound_key(key, self.egress, self.port);
         match tables.insert_scratch(key) {
             Ok(()) => Ok(()),
@@ -94,7 +94,7 @@ impl<T: Tables> Round for Opening<'_, T> {
     fn round(&mut self, index: u32) -> bool {
         let port = self.search.candidate(index);
         let reverse = inbound_key(self.key, self.egress, port);
-        self.entry.set_check(reverse.check());
+        self.entry.set_check(reverse.check(Direction::Inbound));
         let mut result = self.tables.insert_scratch(&reverse);
         if result == Err(Refused::Exists) {
             let Some(holder) = self.tables.flow(&reverse) else { return false };

@@ -72,6 +72,10 @@ impl NextHop {
 
 /// A packet that a program can send on itself, past the stack.
 pub trait Link: Packet {
+    /// Whether the frame is addressed to this host: on a segment that floods, others' frames arrive too. Asked for
+    /// first packets and with each renewal, not for every packet.
+    fn is_addressed_here(&self) -> bool;
+
     /// How large a packet the next hop gets to see: a GSO packet is cut into segments of this size first.
     fn wire_len(&self, ip: &Ip, subject: &Subject) -> u32;
 

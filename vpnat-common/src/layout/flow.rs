@@ -45,13 +45,13 @@ impl FlowKey {
         Self { src, dst, src_port, dst_port, protocol, _pad: 0, _pad2: 0 }
     }
 
-    /// Sixteen bits that an entry repeats, so that a slot which the kernel gave to another flow between
+    /// Sixteen bits that an entry in `direction` repeats, so that a slot which the kernel gave to another flow between
     /// our lookup and our use of it is noticed (preallocated hash slots are reused at once).
     #[inline(always)]
-    pub const fn check(&self) -> u16 {
+    pub const fn check(&self, direction: Direction) -> u16 {
         let ports = (self.src_port.number as u32) << 16 | self.dst_port.number as u32;
         let mixed = self.src.to_ne() ^ self.dst.to_ne().rotate_left(7) ^ ports.rotate_left(13);
-        (mixed ^ (mixed >> 16)) as u16 ^ self.protocol as u16
+        (mixed ^ (mixed >> 16)) as u16 ^ self.protocol as u16 ^ (direction as u16) << 8
     }
 }
 
