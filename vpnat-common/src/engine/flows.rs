@@ -80,17 +80,22 @@ pub fn remove<T: Tables>(
     rewrite: &Rewrite,
     when: When,
 ) -> bool {
+    // Read once: what was judged is what must still be there when it is claimed.
+    let own_timer = entry.expires();
+    if let When::OverFor(grace) = when
+        && runs(own_timer, now, grace)
+    {
+        return false;
+    }
     let other_key = pair_key(key, direction, rewrite);
     // A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
     let other = tables.flow(&other_key).filter(|other| is_pair(key, direction, &other_key, other));
-    // Read once: what was judged is what must still be there when it is claimed.
-    let own_timer = entry.expires();
     let other_timer = match &other {
         Some(other) => other.expires(),
         None => GONE,
     };
     if let When::OverFor(grace) = when
-        && (runs(own_timer, now, grace) || runs(other_timer, now, grace))
+        && runs(other_timer, now, grace)
     {
         return false;
     }

@@ -71,6 +71,10 @@ impl Packet for Frame {
 }
 
 impl Link for Frame {
+    fn is_addressed_here(&self) -> bool {
+        true
+    }
+
     fn wire_len(&self, ip: &Ip, _: &Subject) -> u32 {
         ip.total_len
     }
