@@ -50,7 +50,7 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// Moves the calling thread into a mount namespace of its own, with an empty `/run` and an empty BPF
-    /// file system on `/sys/fs/bpf`. Waits while [`LABS_AT_ONCE`] labs are running.
+    /// file system on `/sys/fs/bpf`. Waits while as many labs as may run at once are running.
     pub fn enter() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "the lab makes namespaces and devices: run it as root");
         let place = Place::take();
