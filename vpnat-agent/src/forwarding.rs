@@ -22,6 +22,11 @@ pub fn enable(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether this namespace forwards IPv4.
+pub fn is_on() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() != "0")
+}
+
 fn set(name: String, value: &'static str) -> Result<(), Error> {
     let path = PathBuf::from("/proc/sys/net/ipv4").join(&name);
     let refused = |error| Error::Sysctl { name: name.clone(), value, error };

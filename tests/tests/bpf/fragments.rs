@@ -121,3 +121,16 @@ fn xdp_leaves_parts_to_the_stack() {
         assert_eq!(case.entries(), 0);
     });
 }
+
+/// A second first part of a datagram that is on its way must not change where its other parts go.
+#[test]
+fn a_second_first_part_changes_nothing() {
+    each(TC, |case| {
+        let question = udp(POD_END, SERVER_END, 64, &payload());
+        let parts = fragments(&question, 77, &[512]);
+        let translated = fragments(&model::source(&question, PUBLIC), 77, &[512]);
+        case.out(&parts[0]).leaves_as(A, &translated[0]);
+        case.out(&parts[0]).leaves_as(A, &translated[0]);
+        case.out(&parts[1]).leaves_as(A, &translated[1]);
+    });
+}

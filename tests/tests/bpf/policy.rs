@@ -122,3 +122,32 @@ fn each_vendor_sees_its_own_egress_address() {
         }
     });
 }
+
+/// A vendor that addresses a pod itself was not asked to: only a flow lets its packets in.
+#[test]
+fn a_vendor_does_not_reach_a_pod_by_the_pods_own_address() {
+    each(ALL, |case| {
+        let packet = udp((SERVER, 53), (POD, 40000), 64, b"surprise");
+        case.back(&packet).ends_as(A, Outcome::Unsolicited);
+        assert_eq!(case.entries(), 0);
+    });
+}
+
+/// An egress address that the configuration takes away is a wrong source from then on, also for flows that had
+/// it; they go on with the one that the vendor has now.
+#[test]
+fn a_flow_does_not_outlive_its_egress_address() {
+    each(ALL, |case| {
+        let question = udp((POD, 40000), (SERVER, 53), 64, b"question");
+        case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_A, 40000)));
+        case.change_policy(A, |policy| policy.egress[0] = EGRESS_B.into());
+        case.wait(8);
+        case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_B, 40000)));
+        // While the list is being rewritten it may name nobody: then nothing leaves.
+        case.change_policy(A, |policy| policy.egress[0] = vpnat_common::addr::Ip4::UNSPECIFIED);
+        case.wait(8);
+        assert!(case.out(&question).was_dropped());
+        let other = udp((POD, 40001), (SERVER, 53), 64, b"question");
+        case.out(&other).ends_as(A, Outcome::NotReady);
+    });
+}

@@ -15,7 +15,8 @@ fn detach_removes_everything() {
             agent.stop();
             assert!(!agent.attached().is_empty(), "stopping detaches nothing");
             assert!(agent.pin("FLOWS").is_some(), "{:?}", agent.pins());
-            agent.vpnat_ok("detach");
+            let said = agent.vpnat_ok("detach");
+            assert!(said.contains("ip_forward is still 1"), "it says that the way is open now: {said}");
             // The kernel takes links down a moment after they are let go.
             wait_until("everything is detached", Duration::from_secs(2), || agent.attached().is_empty());
             assert!(agent.pins().is_empty(), "{:?}", agent.pins());

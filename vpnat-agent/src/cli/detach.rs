@@ -27,6 +27,12 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for line in &removed {
         say(format_args!("removed {line}"))?;
     }
+    if !removed.is_empty() && crate::forwarding::is_on() {
+        say(format_args!(
+            "note: net.ipv4.ip_forward is still 1, so what pods send to a vendor now leaves untranslated wherever a \
+             route takes it; `sysctl -w net.ipv4.ip_forward=0` stops that"
+        ))?;
+    }
     if removed.is_empty() {
         say(format_args!(
             "nothing to remove: no pins in {} and no filters on any device",
