@@ -40,7 +40,7 @@ pub struct Settings {
     pub clock_offset_s: u32,
     /// Raised by the agent whenever routes, neighbours or devices changed: cached next hops end at once.
     pub route_generation: u32,
-    /// 1 once every map holds the configuration. Until then nothing is translated and nothing leaves.
+    /// 1 once every map holds the configuration. Until then no flow is opened; those that exist go on.
     pub ready: u32,
     /// The packet mark by which TC egress knows what TC ingress has translated and redirected; random, so that
     /// nobody sets it by accident. 0: TC ingress leaves forwarding to the stack.
