@@ -14,6 +14,7 @@ pub mod demo;
 pub mod ipsec;
 pub mod link;
 pub mod long;
+pub mod machine;
 pub mod netns;
 pub mod packet;
 pub mod pod;

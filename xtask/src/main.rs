@@ -2,6 +2,7 @@
 
 mod apt;
 mod needs;
+mod package;
 mod results;
 mod run;
 mod sources;
@@ -29,6 +30,7 @@ enum Verb {
     Demo(verb::demo::Args),
     Vm(verb::vm::Args),
     Bench(verb::bench::Args),
+    Package(verb::package::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => verb::demo::run(&args),
         Verb::Vm(args) => verb::vm::run(&args),
         Verb::Bench(args) => verb::bench::run(&args),
+        Verb::Package(args) => verb::package::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

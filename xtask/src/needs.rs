@@ -52,6 +52,14 @@ pub const LAB: &[Need] = &[
     need("wg", "wireguard-tools", "WireGuard tunnels"),
 ];
 
+/// For making packages and for trying them in a Debian tree of their own.
+pub const PACKAGE: &[Need] = &[
+    need("dpkg-deb", "dpkg", "the Debian package"),
+    need("rpmbuild", "rpm", "the RPM package"),
+    need("mmdebstrap", "mmdebstrap", "a clean Debian tree to install packages in"),
+    need("systemd-nspawn", "systemd-container", "a machine of its own to boot that tree as"),
+];
+
 impl Need {
     /// Whether the machine has it.
     pub fn is_met(&self) -> bool {

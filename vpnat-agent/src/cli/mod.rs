@@ -70,6 +70,11 @@ impl PinOptions {
     }
 }
 
+/// The command line as it describes itself: what man pages and completions are made from.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// The whole program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

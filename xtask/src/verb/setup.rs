@@ -32,9 +32,11 @@ pub enum Scope {
     Lint,
     /// Running tests and the demo in namespaces.
     Lab,
+    /// Making packages and trying them.
+    Package,
 }
 
-const EVERYTHING: [Scope; 3] = [Scope::Build, Scope::Lint, Scope::Lab];
+const EVERYTHING: [Scope; 4] = [Scope::Build, Scope::Lint, Scope::Lab, Scope::Package];
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -62,7 +64,8 @@ pub fn ensure(scopes: &[Scope]) -> Result<()> {
 
 fn needs_of(scopes: &[Scope]) -> impl Iterator<Item = &'static Need> {
     let lab = if scopes.contains(&Scope::Lab) { needs::LAB } else { &[] };
-    needs::BUILD.iter().chain(lab)
+    let package = if scopes.contains(&Scope::Package) { needs::PACKAGE } else { &[] };
+    needs::BUILD.iter().chain(lab).chain(package)
 }
 
 fn ensure_packages(scopes: &[Scope], apt: &mut Apt) -> Result<()> {

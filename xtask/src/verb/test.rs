@@ -6,8 +6,9 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use super::build;
 use super::setup::{self, Scope};
+use super::{build, package};
+use crate::package::debian;
 use crate::results::Tally;
 use crate::run::{self, output};
 
@@ -34,11 +35,13 @@ enum Tier {
     Bpf,
     /// Whole paths in network namespaces, as root
     Lab,
+    /// The packages, in a clean Debian machine in a namespace, as root
+    Package,
 }
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let all = [Tier::Unit, Tier::Bpf, Tier::Lab];
+    let all = [Tier::Unit, Tier::Bpf, Tier::Lab, Tier::Package];
     let tiers: Vec<_> = all.into_iter().filter(|t| args.tier.is_empty() || args.tier.contains(t)).collect();
     let mut sum = Tally::default();
     for tier in tiers {
@@ -62,14 +65,21 @@ impl Tier {
             Self::Unit => "unit tests",
             Self::Bpf => "bpf tests: single packets through the programs",
             Self::Lab => "lab tests: whole paths in network namespaces",
+            Self::Package => "package tests: installed, upgraded and removed in a clean machine",
         }
     }
 
     fn run(self, filter: &[String]) -> Result<Tally> {
-        let scopes: &[Scope] = if self == Self::Lab { &[Scope::Build, Scope::Lab] } else { &[Scope::Build] };
+        let scopes: &[Scope] = match self {
+            Self::Unit | Self::Bpf => &[Scope::Build],
+            Self::Lab => &[Scope::Build, Scope::Lab],
+            Self::Package => &[Scope::Build, Scope::Lab, Scope::Package],
+        };
         setup::ensure(scopes)?;
-        if self == Self::Lab {
-            build::agent(false)?;
+        match self {
+            Self::Unit | Self::Bpf => {}
+            Self::Lab => build::agent(false)?,
+            Self::Package => package::for_tests()?,
         }
         let mut tally = Tally::default();
         for mut command in self.commands(filter)? {
@@ -92,6 +102,10 @@ impl Tier {
             if self == Self::Lab {
                 command.env("VPNAT_BIN", run::agent_binary());
             }
+            if self == Self::Package {
+                command.env("VPNAT_PACKAGES", package::directory());
+                command.env("VPNAT_DEBIAN_TREE", debian::archive());
+            }
             command.arg("--").args(harness_args(self, filter));
             commands.push(command);
         }
@@ -108,6 +122,7 @@ impl Tier {
             ],
             Self::Bpf => &[&["--release", "--package", "tests", "--test", "bpf"]],
             Self::Lab => &[&["--release", "--package", "tests", "--test", "lab"]],
+            Self::Package => &[&["--release", "--package", "tests", "--test", "package"]],
         }
     }
 }
