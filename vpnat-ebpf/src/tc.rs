@@ -73,7 +73,8 @@ fn egress_outside<const L2: usize>(context: &TcContext) -> i32 {
     // SAFETY: the context is that of the running program.
     let (ingress_ifindex, mark) = unsafe { ((*context.skb.skb).ingress_ifindex, (*context.skb.skb).mark) };
     run::<L2>(context, Hook::TcEgress, |kernel, packet| {
-        if mark != 0 && mark == kernel.settings().redirect_mark {
+        // What was redirected came in by a device: the instance's own packets can bear any mark.
+        if mark != 0 && ingress_ifindex != 0 && mark == kernel.settings().redirect_mark {
             context.set_mark(0);
             if egress::is_translated(kernel, packet) {
                 return Decision::nobody(Outcome::Redirected);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use tests::link;
 use tests::netns::Namespace;
@@ -95,6 +96,7 @@ pub struct World {
     pub flows: HashMap<MapData, FlowKey, FlowEntryBytes>,
     fragments: HashMap<MapData, FragmentKey, [u8; size_of::<FragmentEntry>()]>,
     counters: PerCpuArray<MapData, Count>,
+    counters_map: MapData,
     programs: Ebpf,
 }
 
@@ -112,6 +114,30 @@ pub fn world() -> MutexGuard<'static, World> {
 }
 
 impl World {
+    /// A world beside the one that tests share, for a test that takes its time.
+    pub fn load_alone() -> Self {
+        std::thread::spawn(Self::load).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Every program's descriptor, by its name.
+    pub fn program_fds(&self) -> BTreeMap<&'static str, RawFd> {
+        let fd = |name: &&'static str| {
+            let program = self.programs.program(name).unwrap_or_else(|| panic!("no program {name}"));
+            let fd = match program {
+                Program::Xdp(program) => program.fd(),
+                Program::SchedClassifier(program) => program.fd(),
+                _ => panic!("{name} is neither XDP's nor TC's"),
+            };
+            (*name, fd.expect("a loaded program").as_fd().as_raw_fd())
+        };
+        TC_PROGRAMS.iter().chain(&XDP_PROGRAMS).map(fd).collect()
+    }
+
+    /// The counters' descriptor.
+    pub fn counters_fd(&self) -> RawFd {
+        self.counters_map.fd().as_fd().as_raw_fd()
+    }
+
     fn load() -> Self {
         let _sandbox = Sandbox::enter();
         let pins = Pins::new(Sandbox::bpffs().join("vpnat"));
@@ -133,6 +159,7 @@ impl World {
             flows: taken(&mut programs, names::FLOWS),
             fragments: taken(&mut programs, names::FRAGMENTS),
             counters: taken(&mut programs, names::COUNTERS),
+            counters_map: MapData::from_pin(pins.map(names::COUNTERS)).expect("the pinned counters"),
             programs,
         }
     }
