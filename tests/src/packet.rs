@@ -228,9 +228,9 @@ impl fmt::Display for WrongChecksum {
     }
 }
 
-/// An IPv4 packet around `payload`, not a fragment, don't-fragment clear.
+/// An IPv4 packet around `payload`, not a fragment, don't-fragment set, as Linux sends.
 pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0, 0, ttl, protocol, 0, 0];
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, ttl, protocol, 0, 0];
     packet[2..4].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
     packet.extend(source.octets());
     packet.extend(destination.octets());
@@ -240,9 +240,46 @@ pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, ttl: u8, payl
     packet
 }
 
-/// Sets don't-fragment in a packet.
-pub fn dont_fragment(mut packet: Vec<u8>) -> Vec<u8> {
-    packet[6] |= 0x40;
+/// The packet with its header checksum made right, and nothing else touched.
+pub fn with_header_checksum(mut packet: Vec<u8>) -> Vec<u8> {
+    let length = header_length(&packet);
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..length]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// Length of the IP header.
+pub fn header_length(packet: &[u8]) -> usize {
+    usize::from(packet[0] & 15) * 4
+}
+
+/// The datagram in fragments that carry `sizes` bytes each (the last one carries the rest); `id` tells it
+/// from others.
+pub fn fragments(packet: &[u8], id: u16, sizes: &[usize]) -> Vec<Vec<u8>> {
+    let start = header_length(packet);
+    let payload = &packet[start..];
+    let mut at = 0;
+    let mut parts = Vec::new();
+    while at < payload.len() {
+        let left = payload.len() - at;
+        let size = sizes.get(parts.len()).map_or(left, |size| (*size).min(left));
+        let more = if at + size < payload.len() { 0x2000u16 } else { 0 };
+        let mut part = [&packet[..start], &payload[at..at + size]].concat();
+        let total = part.len() as u16;
+        part[2..4].copy_from_slice(&total.to_be_bytes());
+        part[4..6].copy_from_slice(&id.to_be_bytes());
+        part[6..8].copy_from_slice(&(more | (at / 8) as u16).to_be_bytes());
+        parts.push(with_header_checksum(part));
+        at += size;
+    }
+    parts
+}
+
+/// Clears don't-fragment in a packet without options and gives it an identification.
+pub fn may_fragment(mut packet: Vec<u8>, id: u16) -> Vec<u8> {
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    packet[6] &= !0x40;
     packet[10..12].fill(0);
     let sum = checksum(&packet[..20]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::addr::{Ip4, Mac, Port};
+use crate::atomic;
 use crate::layout::clock::Moment;
 use crate::layout::flow::{Direction, FlowEntry, FlowKey, Phase};
 
@@ -207,46 +208,5 @@ impl<'a> FlowRef<'a> {
     pub fn count(&self, bytes: u32) {
         self.set_packets(self.packets() + 1);
         self.set_bytes(self.bytes() + bytes as u64);
-    }
-}
-
-#[cfg(not(target_arch = "bpf"))]
-mod atomic {
-    use core::sync::atomic::{AtomicU32, Ordering};
-
-    /// Stores `new` if `*at` is `old`; returns what was there.
-    ///
-    /// # Safety
-    /// `at` is valid for reads and writes and aligned to 4.
-    pub unsafe fn compare_exchange(at: *mut u32, old: u32, new: u32) -> u32 {
-        // SAFETY: the caller's promise is what `from_ptr` asks.
-        let cell = unsafe { AtomicU32::from_ptr(at) };
-        match cell.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(seen) | Err(seen) => seen,
-        }
-    }
-}
-
-#[cfg(target_arch = "bpf")]
-mod atomic {
-    /// Stores `new` if `*at` is `old`; returns what was there.
-    ///
-    /// # Safety
-    /// `at` is valid for reads and writes and aligned to 4.
-    #[inline(always)]
-    pub unsafe fn compare_exchange(at: *mut u32, old: u32, new: u32) -> u32 {
-        let seen: u64;
-        // SAFETY: BPF_CMPXCHG compares with r0 and returns the old value there (kernel, BPF instruction set,
-        // "Atomic operations"); the target has no compare_exchange of its own in `core`.
-        unsafe {
-            core::arch::asm!(
-                "w0 = cmpxchg32_32(r1 + 0, w0, w2)",
-                in("r1") at,
-                in("r2") u64::from(new),
-                inlateout("r0") u64::from(old) => seen,
-                options(nostack),
-            );
-        }
-        seen as u32
     }
 }

@@ -58,10 +58,16 @@ impl<P: Packet> Round for Reading<'_, P> {
 /// one that cannot be read (RFC 7126: such packets are dropped).
 #[inline(always)]
 pub fn refused<T: Tables, P: Packet>(tables: &T, packet: &P, ip: &Ip) -> bool {
-    if ip.header_len == ipv4::LEN {
+    refused_between(tables, packet, ipv4::LEN, ip.header_len)
+}
+
+/// As [`refused`], for options that lie elsewhere: those of a quoted header.
+#[inline(always)]
+pub fn refused_between<T: Tables, P: Packet>(tables: &T, packet: &P, start: usize, end: usize) -> bool {
+    if start >= end {
         return false;
     }
-    let mut reading = Reading { packet, at: ipv4::LEN, end: ip.header_len, refused: true };
+    let mut reading = Reading { packet, at: start, end, refused: true };
     tables.repeat(MOST, &mut reading);
     reading.refused
 }

@@ -12,9 +12,11 @@
 extern crate std;
 
 pub mod addr;
+pub mod atomic;
 pub mod checksum;
 pub mod engine;
 pub mod flow_ref;
+pub mod held_ref;
 pub mod ip_options;
 pub mod layout;
 pub mod packet;

@@ -51,6 +51,12 @@ pub trait Packet {
         self.len() == 0
     }
 
+    /// How many packets will leave for this one: a GSO packet is cut into segments behind the programs.
+    #[inline(always)]
+    fn segments(&self) -> u32 {
+        1
+    }
+
     /// Changes the transport checksum at `at` by the difference of the address (part of the pseudo-header)
     /// and of the port. With `optional` (UDP), a field of 0 means "no checksum" and stays 0, and a result
     /// of 0 is written as 0xffff (RFC 768). `PLAIN` says that `at` is a constant of the caller.
@@ -155,6 +161,8 @@ pub mod ipv4 {
     pub const SRC: usize = 12;
     /// Offset of the destination address.
     pub const DST: usize = 16;
+    /// "Don't fragment" in the flags and fragment offset, host byte order.
+    pub const DONT_FRAGMENT: u16 = 0x4000;
     /// "More fragments" in the flags and fragment offset, host byte order.
     pub const MORE_FRAGMENTS: u16 = 0x2000;
     /// The fragment offset in the flags and fragment offset, host byte order, in units of 8 bytes.
@@ -253,6 +261,13 @@ impl Ip {
             header_len,
             total_len,
         })
+    }
+
+    /// Whether it is atomic (RFC 6864 section 4): neither a fragment nor ever to become one.
+    #[inline(always)]
+    pub const fn is_atomic(&self) -> bool {
+        self.fragment & (ipv4::DONT_FRAGMENT | ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET)
+            == ipv4::DONT_FRAGMENT
     }
 
     /// Whether it is any part of a fragmented datagram.

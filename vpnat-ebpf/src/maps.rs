@@ -6,7 +6,8 @@ use aya_ebpf::macros::btf_map;
 use vpnat_common::addr::Ip4;
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort};
-use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
+use vpnat_common::layout::held::{self, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use vpnat_common::layout::{MAX_DEVICES, MAX_VENDORS};
@@ -22,6 +23,25 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 524_288> = HashMap::new();
 /// An LRU map: a decision that goes early costs one datagram, and its size bounds what a flood can take.
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 16_384> = LruHashMap::new();
+
+/// What the identifications of outbound datagrams are drawn from.
+#[btf_map]
+pub static IDENTIFICATIONS: Array<u32, { IDENTIFICATION_COUNTERS as usize }> = Array::new();
+
+/// What is held in each slot of [`HELD_BYTES`]. Not pinned, as the bytes: an agent that starts begins with none held.
+#[btf_map]
+pub static HELD: Array<HeldFragment, { held::SLOTS as usize }> = Array::new();
+
+#[btf_map]
+pub static HELD_SHARES: Array<HeldShare, { held::SHARES as usize }> = Array::new();
+
+/// The held fragments themselves, from the IP header on.
+#[btf_map]
+pub static HELD_BYTES: Array<[u8; held::KEPT_BYTES], { held::SLOTS as usize }> = Array::new();
+
+/// Where a first fragment waits while those held for it are sent in its buffer. Not pinned.
+#[btf_map]
+pub static FIRST_BYTES: PerCpuArray<[u8; held::FIRST_BYTES], 1> = PerCpuArray::new();
 
 /// Where a new flow's entry is put together: the stack has no room for it. Not pinned; nothing in it outlives
 /// a program's run.

@@ -3,16 +3,19 @@
 use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use vpnat_common::addr::Mac;
+use vpnat_common::engine::holding::Holding;
 use vpnat_common::engine::tables::Link;
+use vpnat_common::layout::held;
 use vpnat_common::packet::{Ip, Kind, Packet, Subject, Wire};
 
-use crate::maps::XDP_PORTS;
+use crate::maps::{FIRST_BYTES, HELD_BYTES, XDP_PORTS};
 use crate::unaligned::{self, packet_pointer};
 
 /// `skb->pkt_type` of what is addressed to this host (`include/uapi/linux/if_packet.h`).
@@ -28,6 +31,8 @@ pub struct Skb<'a, const L2: usize> {
     mark: u32,
     /// The verdict, once the packet is on its way to another device.
     pub action: i32,
+    /// Length of the packet that was put aside, bytes from the IP header on.
+    aside: u32,
 }
 
 /// Where the directly readable part of the packet lies. Helpers move it, so this is asked each time.
@@ -54,7 +59,7 @@ impl<'a, const L2: usize> Skb<'a, L2> {
             // SAFETY: the context is that of the running program.
             unsafe { bpf_skb_pull_data(context.skb.skb, (L2 + header) as u32) };
         }
-        Self { context, mark, action: TC_ACT_UNSPEC }
+        Self { context, mark, action: TC_ACT_UNSPEC, aside: 0 }
     }
 
     #[inline(always)]
@@ -125,6 +130,13 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
     }
 
     #[inline(always)]
+    fn segments(&self) -> u32 {
+        // SAFETY: the context is that of the running program.
+        let segments = unsafe { (*self.context.skb.skb).gso_segs };
+        if segments == 0 { 1 } else { segments }
+    }
+
+    #[inline(always)]
     fn change_checksum<const PLAIN: bool>(
         &mut self,
         at: usize,
@@ -142,6 +154,94 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
                 || bpf_l4_csum_replace(skb, at, 0, addr_delta as u64, BPF_F_PSEUDO_HDR as u64 | mark) == 0)
                 && (port_delta == NO_CHANGE || bpf_l4_csum_replace(skb, at, 0, port_delta as u64, mark) == 0)
         }
+    }
+}
+
+/// `len` if it is from 1 to `most`, in a form in which the verifier, too, sees that it is.
+#[inline(always)]
+fn within(len: u32, most: usize) -> Option<u32> {
+    if len > most as u32 {
+        return None;
+    }
+    #[cfg(target_arch = "bpf")]
+    let len = {
+        // Both tests as one would be on a difference, which says nothing about `len`.
+        let same: u64;
+        // SAFETY: a register is copied.
+        unsafe {
+            core::arch::asm!(
+                "{same} = {len}",
+                same = lateout(reg) same,
+                len = in(reg) len as u64,
+                options(pure, nomem, nostack),
+            );
+        }
+        same
+    };
+    if len == 0 { None } else { Some(len as u32) }
+}
+
+impl<const L2: usize> Skb<'_, L2> {
+    /// Makes the buffer hold `len` bytes behind the link layer's header, those at `from`; false if there is no memory.
+    ///
+    /// # Safety
+    /// `len` bytes at `from` can be read.
+    #[inline(always)]
+    unsafe fn replace(&mut self, from: *const u8, len: u32) -> bool {
+        let skb = self.context.skb.skb;
+        // SAFETY: the context is that of the running program; the caller's promise.
+        unsafe {
+            bpf_skb_change_tail(skb, L2 as u32 + len, 0) == 0
+                && bpf_skb_store_bytes(skb, L2 as u32, from.cast(), len, 0) == 0
+        }
+    }
+}
+
+impl<const L2: usize> Holding for Skb<'_, L2> {
+    #[inline(always)]
+    fn keep(&self, slot: u32, len: u32) -> bool {
+        let Some(place) = HELD_BYTES.get_ptr_mut(slot) else { return false };
+        let Some(len) = within(len, held::KEPT_BYTES) else { return false };
+        // SAFETY: a slot has room for `len` bytes.
+        unsafe { bpf_skb_load_bytes(self.context.as_ptr(), L2 as u32, place.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn put_aside(&mut self) -> bool {
+        // SAFETY: the context is that of the running program.
+        if unsafe { (*self.context.skb.skb).gso_size } != 0 {
+            // It would come back as one packet. No sender makes such a fragment.
+            return false;
+        }
+        let Some(place) = FIRST_BYTES.get_ptr_mut(0) else { return false };
+        let Some(len) = within(self.len(), held::FIRST_BYTES) else { return false };
+        self.aside = len;
+        // SAFETY: there is room for `len` bytes, and they are this CPU's.
+        unsafe { bpf_skb_load_bytes(self.context.as_ptr(), L2 as u32, place.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn send_kept(&mut self, slot: u32, len: u32, inbound: bool) {
+        let Some(place) = HELD_BYTES.get_ptr(slot) else { return };
+        let Some(len) = within(len, held::KEPT_BYTES) else { return };
+        let flags = if inbound { BPF_F_INGRESS as u64 } else { 0 };
+        // SAFETY: a slot has `len` bytes; the context is that of the running program. A copy that cannot be made is a
+        // lost packet.
+        unsafe {
+            if self.replace(place.cast(), len) {
+                let skb = self.context.skb.skb;
+                bpf_clone_redirect(skb, (*skb).ifindex, flags);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn take_back(&mut self) -> bool {
+        let Some(place) = FIRST_BYTES.get_ptr(0) else { return false };
+        let Some(len) = within(self.aside, held::FIRST_BYTES) else { return false };
+        // SAFETY: `put_aside` has left `len` bytes there; programs of one CPU do not interrupt each other here, and what
+        // `send_kept` runs are later fragments, which put nothing aside.
+        unsafe { self.replace(place.cast(), len) }
     }
 }
 

@@ -6,9 +6,11 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_loop};
 use vpnat_common::addr::{Ip4, Mac};
+use vpnat_common::atomic;
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
 use vpnat_common::flow_ref::FlowRef;
+use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::Device;
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
@@ -18,8 +20,8 @@ use vpnat_common::layout::vendor::{
 };
 
 use crate::maps::{
-    CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, SCRATCH, SETTINGS, SOURCES,
-    VENDOR_PREFIXES, VENDORS,
+    CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD, HELD_SHARES, IDENTIFICATIONS,
+    SCRATCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS,
 };
 
 const EEXIST: i32 = -17;
@@ -136,6 +138,29 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn held(&self, slot: u32) -> Option<HeldRef<'_>> {
+        let place = NonNull::new(HELD.get_ptr_mut(slot)?)?;
+        // SAFETY: a value of the map stays readable and writable until the program ends.
+        Some(unsafe { HeldRef::new(place) })
+    }
+
+    #[inline(always)]
+    fn held_share(&self, share: u32) -> Option<ShareRef<'_>> {
+        let place = NonNull::new(HELD_SHARES.get_ptr_mut(share)?)?;
+        // SAFETY: as in `held`.
+        Some(unsafe { ShareRef::new(place) })
+    }
+
+    #[inline(always)]
+    fn take_identifications(&self, counter: u32, count: u32) -> u32 {
+        match IDENTIFICATIONS.get_ptr_mut(counter) {
+            // SAFETY: a value of the map stays writable until the program ends; it is aligned, and all use it so.
+            Some(counter) => unsafe { atomic::fetch_add(counter, count) },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
     fn vendor_of(&self, dst: Ip4) -> Option<PrefixTarget> {
         VENDOR_PREFIXES.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(32, dst)).copied()
     }
@@ -161,6 +186,17 @@ impl Tables for Kernel {
     fn device(&self, ifindex: u32) -> Option<Device> {
         // SAFETY: copied at once.
         unsafe { DEVICES.get(ifindex).copied() }
+    }
+
+    // Not by way of an option: the compiler may touch what is in it before it knows that there is something, and the
+    // verifier takes offence.
+    #[inline(always)]
+    fn roles(&self, ifindex: u32) -> u8 {
+        // SAFETY: copied at once.
+        match unsafe { DEVICES.get(ifindex) } {
+            Some(device) => device.roles,
+            None => 0,
+        }
     }
 
     #[inline(always)]

@@ -205,6 +205,79 @@ fn a_wrong_quoted_transport_checksum_stays_wrong() {
     });
 }
 
+/// RFC 5508 REQ-3: one bit of anything that the error's checksum covers, whatever the error's length; and what is
+/// right passes at any length.
+#[test]
+fn an_error_with_a_wrong_checksum_is_dropped() {
+    each(TC, |case| {
+        let exchange = &exchanges(case)[1];
+        for length in (0..70).chain([200, 547, 548, 1471, 1472, 2999]) {
+            let behind: Vec<u8> = (0..length).map(|byte| (byte * 7) as u8).collect();
+            let error =
+                |to, quote: &[u8]| icmp_error((ELSEWHERE, to), (3, 4), [0, 0, 5, 0x14], quote, &behind);
+            let (seen, told) = (error(EGRESS_A, &exchange.seen), error(POD, &exchange.sent));
+            case.back(&seen).arrives_as(A, &told);
+            for place in [20, 21, 22, 23, 27, 52, 60, seen.len() - 1] {
+                let mut spoilt = seen.clone();
+                spoilt[place] ^= 4;
+                // Another type is refused for that; another quote names no flow.
+                if spoilt[20] == seen[20] {
+                    case.back(&spoilt).ends_as(A, Outcome::IcmpErrorBad);
+                }
+            }
+            let error = |from, quote: &[u8]| icmp_error((from, SERVER), (3, 3), [0; 4], quote, &behind);
+            let (sent, told) = (error(INSIDE_ROUTER, &exchange.arrived), error(EGRESS_A, &exchange.answer));
+            case.out(&sent).leaves_as(A, &told);
+            let mut spoilt = sent;
+            *spoilt.last_mut().expect("a byte") ^= 0x80;
+            case.out(&spoilt).ends_as(A, Outcome::IcmpErrorBad);
+        }
+    });
+}
+
+/// RFC 5508 REQ-3a: the quoted IP header's own checksum, with the error's right.
+#[test]
+fn an_error_about_a_spoilt_header_is_dropped() {
+    each(TC, |case| {
+        for exchange in exchanges(case) {
+            for options in [&[][..], &[1; 4], &[1; 40]] {
+                let spoilt = |packet: &[u8], place: usize| {
+                    let mut packet = with_options(packet, options);
+                    packet[place] ^= 1;
+                    packet
+                };
+                // Type of service, identification, time to live, and the checksum itself.
+                for place in [1, 5, 8, 10, 11] {
+                    let quote = spoilt(&exchange.seen, place);
+                    let error = icmp_error((ELSEWHERE, EGRESS_A), (3, 1), [0; 4], &quote, &[]);
+                    case.back(&error).ends_as(A, Outcome::IcmpErrorBad);
+                    let quote = spoilt(&exchange.arrived, place);
+                    let error = icmp_error((POD, SERVER), (3, 3), [0; 4], &quote, &[]);
+                    case.out(&error).ends_as(A, Outcome::IcmpErrorBad);
+                }
+            }
+        }
+    });
+}
+
+/// RFC 5508 section 7.3: no source route leaves in ICMP, neither in front nor quoted.
+#[test]
+fn a_source_route_does_not_leave_in_a_quote() {
+    each(TC, |case| {
+        for exchange in exchanges(case) {
+            for options in [[131, 7, 4, 8, 0, 77, 1, 0], [1, 137, 7, 4, 8, 0, 77, 1]] {
+                let quote = with_options(&exchange.arrived, &options);
+                let error = icmp_error((POD, SERVER), (11, 0), [0; 4], &quote, &[]);
+                case.out(&error).ends_as(A, Outcome::OptionRefused);
+                let error = icmp_error((POD, SERVER), (11, 0), [0; 4], &exchange.arrived, &[]);
+                case.out(&with_options(&error, &options)).ends_as(A, Outcome::OptionRefused);
+            }
+        }
+        let echo = with_options(&echo_request(POD, SERVER, 9, 1), &[131, 7, 4, 8, 0, 77, 1, 0]);
+        case.out(&echo).ends_as(A, Outcome::OptionRefused);
+    });
+}
+
 /// Quotes that say too little, or nothing that this instance has sent.
 #[test]
 fn errors_about_nothing_of_ours_are_dropped() {

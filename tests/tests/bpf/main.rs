@@ -18,6 +18,7 @@ mod found;
 mod fragments;
 mod fuzz;
 mod headers;
+mod identification;
 mod policy;
 mod ports;
 mod routes;

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use tests::packet::{ICMP, TCP, UDP, checksum};
+pub use tests::packet::{fragments, header_length, with_header_checksum};
 
 use crate::plan::End;
 
@@ -63,20 +64,6 @@ pub fn finished(packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
-/// The packet with its header checksum made right, and nothing else touched.
-pub fn with_header_checksum(mut packet: Vec<u8>) -> Vec<u8> {
-    let length = header_length(&packet);
-    packet[10..12].fill(0);
-    let sum = checksum(&packet[..length]);
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet
-}
-
-/// Length of the IP header.
-pub fn header_length(packet: &[u8]) -> usize {
-    usize::from(packet[0] & 15) * 4
-}
-
 /// The packet with IP options put in; `options` fill whole words.
 pub fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
     assert_eq!(options.len() % 4, 0, "options fill whole words");
@@ -94,34 +81,19 @@ pub fn with_ttl(packet: &[u8], ttl: u8) -> Vec<u8> {
     with_header_checksum(packet)
 }
 
+/// The packet with another identification.
+pub fn with_id(packet: &[u8], id: u16) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    with_header_checksum(packet)
+}
+
 /// The UDP datagram without checksum.
 pub fn without_udp_checksum(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     let at = header_length(&packet) + 6;
     packet[at..at + 2].fill(0);
     packet
-}
-
-/// The datagram in fragments that carry `sizes` bytes each (the last one carries the rest); `id` tells it
-/// from others.
-pub fn fragments(packet: &[u8], id: u16, sizes: &[usize]) -> Vec<Vec<u8>> {
-    let start = header_length(packet);
-    let payload = &packet[start..];
-    let mut at = 0;
-    let mut parts = Vec::new();
-    while at < payload.len() {
-        let left = payload.len() - at;
-        let size = sizes.get(parts.len()).map_or(left, |size| (*size).min(left));
-        let more = if at + size < payload.len() { 0x2000u16 } else { 0 };
-        let mut part = [&packet[..start], &payload[at..at + size]].concat();
-        let total = part.len() as u16;
-        part[2..4].copy_from_slice(&total.to_be_bytes());
-        part[4..6].copy_from_slice(&id.to_be_bytes());
-        part[6..8].copy_from_slice(&(more | (at / 8) as u16).to_be_bytes());
-        parts.push(with_header_checksum(part));
-        at += size;
-    }
-    parts
 }
 
 /// An ICMP error of `kind` from `from` to `to`, quoting the first `quoted` bytes of `quote`. `rest` is what

@@ -46,7 +46,7 @@ impl Seen {
         let returned = match (self.hook, outcome.fate()) {
             (Hook::Xdp, Fate::Dropped) => verdict::XDP_DROP,
             (Hook::Xdp, _) => verdict::XDP_PASS,
-            (_, Fate::Dropped) => verdict::TC_SHOT,
+            (_, Fate::Dropped | Fate::Held) => verdict::TC_SHOT,
             (_, _) => verdict::TC_UNSPEC,
         };
         assert_ne!(outcome.fate(), Fate::Translated, "use `becomes`");
@@ -79,6 +79,20 @@ impl Seen {
         let drop = if self.hook == Hook::Xdp { verdict::XDP_DROP } else { verdict::TC_SHOT };
         let packets: u64 = self.moved.values().map(|(packets, _)| packets).sum();
         self.returned == drop && self.output == self.input && packets == 1
+    }
+
+    /// The identification that it has now.
+    pub fn id(&self) -> u16 {
+        let packet = &self.output[self.link..];
+        u16::from_be_bytes([packet[4], packet[5]])
+    }
+
+    /// It left for the vendor in `vendor` and is `expected` now, but for an identification of its own, which is returned.
+    #[track_caller]
+    pub fn leaves_renamed(&self, vendor: u8, expected: &[u8]) -> u16 {
+        let id = self.id();
+        self.leaves_as(vendor, &model::with_id(expected, id));
+        id
     }
 
     /// The source port (or query identifier) that it has now.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tests::agent::Xdp;
 use tests::capture::Way;
-use tests::packet::{self, UDP, dont_fragment};
+use tests::packet::{self, UDP};
 use tests::sockets::udp_connect;
 use tests::topology::{EGRESS, GATEWAY, NAT, Offload, Shape, VENDOR, VPC};
 use tests::vendor::ECHO;
@@ -89,9 +89,8 @@ fn path_mtu_with(setting: Setting, route_mtu: &str) {
         pod.udp_exchange(41000, VENDOR, b"small").expect("an answer");
         pod.udp_exchange(41000, VENDOR, b"small").expect("an answer");
         let raw = pod.raw();
-        let datagram = |length: usize| {
-            dont_fragment(packet::udp((pod.address, 40000), (VENDOR, ECHO), 64, &vec![7; length - 28]))
-        };
+        let datagram =
+            |length: usize| packet::udp((pod.address, 40000), (VENDOR, ECHO), 64, &vec![7; length - 28]);
         let capture = lab.watch.pod(0);
         raw.send(&datagram(mtu + 1));
         capture.settle();

@@ -12,6 +12,7 @@ mod cli;
 mod config;
 mod detach;
 mod errors;
+mod fragments;
 mod refusal;
 mod restart;
 mod standin;

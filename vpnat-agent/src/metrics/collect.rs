@@ -135,6 +135,7 @@ pub fn fate_name(fate: Fate) -> &'static str {
         Fate::Translated => "translated",
         Fate::Passed => "passed",
         Fate::Dropped => "dropped",
+        Fate::Held => "held",
     }
 }
 

@@ -1,6 +1,7 @@
 //! TC egress: the place that makes the promise. After routing, every packet to a vendor is translated here
 //! or does not leave.
 
+use super::holding::{self, Holding};
 use super::session::{self, Admission, After, Standing, Step};
 use super::tables::Tables;
 use super::{Decision, flows, fragments, icmp_errors};
@@ -14,8 +15,10 @@ use crate::packet::{Ip, NoSubject, Packet, Subject, ipv4};
 /// An outside device's egress. `ingress_ifindex` is the device that the packet came in by, 0 if it was made
 /// on the instance itself.
 #[inline(always)]
-pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifindex: u32) -> Decision {
+pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifindex: u32) -> Decision {
     let mut admission = Admission::NONE;
+    // Whether a SYN may be among what is translated.
+    let mut control = false;
     let mut step = session::translate::<T, P, true>(tables, packet, After::Nothing);
     if step == Step::STALE {
         admission.preferred = flows::port_of(tables, packet);
@@ -26,6 +29,7 @@ pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifind
         };
     }
     if step == Step::CONTROL {
+        control = true;
         // Only a pair can take note; renewing completes it.
         step = if session::follow(tables, packet)
             || session::renew(tables, packet, false) == Standing::Current
@@ -34,14 +38,16 @@ pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifind
         } else {
             Step::done(Decision::nobody(Outcome::EntryInvalid))
         };
-        step = session::clamp(tables, packet, step);
     }
     if step != Step::MISS {
-        return step.ended();
+        return session::finish::<T, P, true>(tables, packet, step, control);
     }
     // Without an address it has ended there: dropped, passed, or translated by what it quotes or belongs to.
     let admitted = admit(tables, packet, ingress_ifindex, &mut admission.egress);
     if admission.egress == Ip4::UNSPECIFIED {
+        if admitted.is(Outcome::FragmentUnknown) {
+            return holding::hold::<T, P, true>(tables, packet, admitted);
+        }
         return admitted;
     }
     let opened = session::open(tables, packet, admitted.vendor(), &admission);
@@ -49,7 +55,7 @@ pub fn translate<T: Tables, P: Packet>(tables: &T, packet: &mut P, ingress_ifind
         return opened;
     }
     let step = session::translate::<T, P, true>(tables, packet, After::Followed);
-    session::clamp(tables, packet, step).ended()
+    session::finish::<T, P, true>(tables, packet, step, true)
 }
 
 /// Judges a packet on its way out that no flow speaks for. If it may open one, `egress` holds the address to
@@ -80,7 +86,7 @@ fn admit<T: Tables, P: Packet>(
         return Decision::of(vendor, Outcome::OptionRefused);
     }
     if ip.is_later_fragment() {
-        return fragments::later(tables, packet, &ip, Direction::Outbound, vendor);
+        return fragments::later(tables, packet, ip, Direction::Outbound, vendor);
     }
     match Subject::read::<P, false>(packet, &ip) {
         Ok(_) => {}
@@ -98,8 +104,7 @@ fn admit<T: Tables, P: Packet>(
         }
         ip.src
     } else {
-        let inside = tables.device(ingress_ifindex).is_some_and(|device| device.roles & role::INSIDE != 0);
-        if !inside {
+        if tables.roles(ingress_ifindex) & role::INSIDE == 0 {
             return Decision::of(vendor, Outcome::WrongSide);
         }
         if !tables.source_allowed(vendor, ip.src) {

@@ -4,7 +4,7 @@
 use super::ingress::is_protected;
 use super::session::{self, Admission, After, Standing, Step};
 use super::tables::{Link, NextHop, Route, RouteQuery, Tables};
-use super::{Clock, Decision, flows, rewrite};
+use super::{Clock, Decision, flows, identification, rewrite};
 use crate::addr::Ip4;
 use crate::checksum::{self, Sum};
 use crate::layout::device::role;
@@ -104,6 +104,8 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, af
     ip.check = checksum::apply(ip.check, Sum(ttl_delta as u32));
     let old = subject.rewritten_port(direction);
     let done = packet.store(ipv4::TTL, [ttl])
+        && (matches!(direction, Direction::Inbound)
+            || identification::renew(tables, packet, &mut ip, to.addr))
         && rewrite::transport_header::<P, true>(packet, ipv4::LEN, ip.protocol, direction, old, &to)
         && rewrite::address(packet, &ip, direction, &to)
         && packet.address(next_hop.slot, next_hop.mac);

@@ -2,10 +2,11 @@
 //! translated together with the quote. They never make, renew or end a flow.
 
 use super::tables::Tables;
-use super::{Decision, rewrite};
+use super::{Decision, identification, rewrite, sums};
 use crate::addr::{Ip4, Port};
 use crate::checksum::{self, Sum};
 use crate::flow_ref::Rewrite;
+use crate::ip_options;
 use crate::layout::flow::{Direction, FlowKey, protocol};
 use crate::layout::outcome::Outcome;
 use crate::packet::{Ip, Ipv4Head, Packet, icmp, ipv4, transport};
@@ -80,6 +81,14 @@ impl Quote {
             protocol: header.protocol,
             check: header.check,
         })
+    }
+
+    /// Whether the error's own checksum and that of the quoted IP header hold (RFC 5508 REQ-3, REQ-3a). The quoted
+    /// transport checksum is nobody's business here (REQ-3c).
+    #[inline(always)]
+    fn checksums_hold<T: Tables, P: Packet>(&self, tables: &T, packet: &P, ip: &Ip) -> bool {
+        sums::hold(tables, packet, self.at as u32, self.transport as u32)
+            && sums::hold(tables, packet, ip.header_len as u32, ip.total_len)
     }
 
     /// The key under which the answer to the quoted packet would arrive.
@@ -161,6 +170,9 @@ pub fn inbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, vendor: u8) -> 
     let key = quote.answer();
     let found = tables.flow(&key).and_then(|entry| entry.rewrite(&key, Direction::Inbound));
     let Some(to) = found else { return nothing(Outcome::IcmpErrorNoFlow) };
+    if !quote.checksums_hold(tables, packet, ip) {
+        return Decision::of(to.vendor, Outcome::IcmpErrorBad);
+    }
     let done = match quote.rewrite(packet, true, &to) {
         Some(delta) => {
             change_icmp_checksum(packet, ip, delta) && rewrite::address(packet, ip, Direction::Inbound, &to)
@@ -174,27 +186,34 @@ pub fn inbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, vendor: u8) -> 
 /// the flow's egress address, with its own packet quoted.
 #[inline(never)]
 pub fn outbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, vendor: u8) -> Decision {
-    let ip = match Ip::read(packet) {
+    let mut ip = match Ip::read(packet) {
         Ok(ip) => ip,
         Err(outcome) => return Decision::of(vendor, outcome),
     };
-    let ip = &ip;
     if ip.is_fragment() {
         return Decision::of(vendor, Outcome::IcmpErrorBad);
     }
-    let Some(quote) = Quote::read(packet, ip) else { return Decision::of(vendor, Outcome::IcmpErrorBad) };
+    let Some(quote) = Quote::read(packet, &ip) else { return Decision::of(vendor, Outcome::IcmpErrorBad) };
     if quote.src != ip.dst {
         return Decision::of(vendor, Outcome::IcmpErrorBad);
     }
     let key = quote.answer();
     let found = tables.flow(&key).and_then(|entry| entry.rewrite(&key, Direction::Outbound));
     let Some(to) = found else { return Decision::of(vendor, Outcome::IcmpErrorNoFlow) };
+    if !quote.checksums_hold(tables, packet, &ip) {
+        return Decision::of(vendor, Outcome::IcmpErrorBad);
+    }
+    // RFC 5508 section 7.3: no source route leaves, not even quoted.
+    if ip_options::refused_between(tables, packet, quote.at + ipv4::LEN, quote.transport) {
+        return Decision::of(vendor, Outcome::OptionRefused);
+    }
     let Some(delta) = quote.rewrite(packet, false, &to) else {
         return Decision::of(vendor, Outcome::Unfinished);
     };
     // The reporter may be a router: its own address gives way to the egress address.
     let outer = Rewrite { addr_delta: checksum::delta32(ip.src.to_ne(), to.addr.to_ne()), ..to };
-    let done =
-        change_icmp_checksum(packet, ip, delta) && rewrite::address(packet, ip, Direction::Outbound, &outer);
+    let done = identification::renew(tables, packet, &mut ip, to.addr)
+        && change_icmp_checksum(packet, &ip, delta)
+        && rewrite::address(packet, &ip, Direction::Outbound, &outer);
     Decision::of(vendor, if done { Outcome::Outbound } else { Outcome::Unfinished })
 }

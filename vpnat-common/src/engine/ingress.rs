@@ -1,6 +1,7 @@
 //! TC ingress: restores replies, drops what nobody asked for, and sees to it that pods' packets are routed
 //! to a device that translates.
 
+use super::holding::{self, Holding};
 use super::session::{self, After, Standing, Step};
 use super::tables::{Link, Route, RouteQuery, Tables};
 use super::{Decision, fast, fragments, icmp_errors};
@@ -24,8 +25,9 @@ pub fn redirect<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P)
 
 /// Ingress of a device with the parts `ROLES` (bits of [`role`]).
 #[inline(always)]
-pub fn restore<T: Tables, P: Packet, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
+pub fn restore<T: Tables, P: Holding, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
     if ROLES & role::OUTSIDE != 0 {
+        let mut control = false;
         let mut step = session::translate::<T, P, false>(tables, packet, After::Nothing);
         if step == Step::STALE {
             step = match session::renew(tables, packet, false) {
@@ -35,6 +37,7 @@ pub fn restore<T: Tables, P: Packet, const ROLES: u8>(tables: &T, packet: &mut P
             };
         }
         if step == Step::CONTROL {
+            control = true;
             // Only a pair can take note; renewing completes it.
             step = if session::follow(tables, packet)
                 || session::renew(tables, packet, false) == Standing::Current
@@ -43,12 +46,14 @@ pub fn restore<T: Tables, P: Packet, const ROLES: u8>(tables: &T, packet: &mut P
             } else {
                 Step::done(Decision::nobody(Outcome::EntryInvalid))
             };
-            step = session::clamp(tables, packet, step);
         }
         if step != Step::MISS {
-            return step.ended();
+            return session::finish::<T, P, false>(tables, packet, step, control);
         }
         let decision = without_flow(tables, packet);
+        if decision.is(Outcome::FragmentUnknown) {
+            return holding::hold::<T, P, false>(tables, packet, decision);
+        }
         if decision != Decision::nobody(Outcome::NotOurs) {
             return decision;
         }
@@ -72,7 +77,7 @@ fn without_flow<T: Tables, P: Packet>(tables: &T, packet: &mut P) -> Decision {
             return Decision::of(vendor, Outcome::OptionRefused);
         }
         if ip.is_later_fragment() {
-            return fragments::later(tables, packet, &ip, Direction::Inbound, vendor);
+            return fragments::later(tables, packet, ip, Direction::Inbound, vendor);
         }
     } else if ip.is_later_fragment() {
         return not_ours;

@@ -7,12 +7,15 @@ pub mod egress;
 pub mod fast;
 pub mod flows;
 pub mod fragments;
+pub mod holding;
 pub mod icmp_errors;
+pub mod identification;
 pub mod ingress;
 pub mod mss;
 pub mod opening;
 pub mod rewrite;
 pub mod session;
+pub mod sums;
 pub mod tables;
 
 use crate::layout::clock::Moment;
@@ -52,10 +55,16 @@ impl Decision {
         (self.code >> 8) as u8
     }
 
-    /// Whether the packet is to be dropped.
+    /// Whether the packet goes no further: dropped, or held.
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
-        self.code >> 16 == Fate::Dropped as u32
+        self.code >> 16 >= Fate::Dropped as u32
+    }
+
+    /// Whether it ended with `outcome`.
+    #[inline(always)]
+    pub const fn is(self, outcome: Outcome) -> bool {
+        self.code & 0xff == outcome as u32
     }
 
     /// Whether the packet was translated.

@@ -8,9 +8,10 @@
 //! and leave a stack address in their return register.
 
 use super::flows::{self, Renewal};
+use super::holding::Holding;
 use super::opening::Opening;
 use super::tables::{NextHop, Tables};
-use super::{Clock, Decision, fragments, mss, rewrite};
+use super::{Clock, Decision, fragments, identification, mss, rewrite};
 use crate::addr::{Ip4, Port};
 use crate::flow_ref::FlowRef;
 use crate::ip_options;
@@ -35,6 +36,8 @@ impl Step {
     pub const STALE: Self = Self { code: 0xffff_ff01 };
     /// It may change its TCP connection: [`follow`].
     pub const CONTROL: Self = Self { code: 0xffff_ff02 };
+    /// It decides for other fragments: [`fragments::first`].
+    pub const FIRST: Self = Self { code: 0xffff_ff03 };
 
     /// It ended.
     #[inline(always)]
@@ -63,6 +66,8 @@ pub enum After {
     Renewed,
     /// Its connection has taken note of it too.
     Followed,
+    /// The decision for its datagram's other fragments is kept.
+    Decided,
 }
 
 /// What a look at a flow's timers says of the packet.
@@ -85,7 +90,7 @@ pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     after: After,
 ) -> Step {
     let direction = if OUTBOUND { Direction::Outbound } else { Direction::Inbound };
-    let Ok(ip) = Ip::read(packet) else { return Step::MISS };
+    let Ok(mut ip) = Ip::read(packet) else { return Step::MISS };
     if ip.is_later_fragment() {
         return Step::MISS;
     }
@@ -103,18 +108,47 @@ pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     if after < After::Followed && !note(&subject, entry) {
         return Step::CONTROL;
     }
-    if ip.is_fragment() && !fragments::remember(tables, &ip, direction, &to) {
-        return ended(Outcome::FragmentUnknown);
+    let mut id = ip.id;
+    if ip.is_fragment() {
+        if after < After::Decided {
+            return Step::FIRST;
+        }
+        let Some(decision) = fragments::decision(tables, &ip, direction) else {
+            return ended(Outcome::FragmentUnknown);
+        };
+        id = decision.id;
+    } else if OUTBOUND && !ip.is_atomic() {
+        id = identification::next(tables, packet, to.addr, &ip);
     }
     entry.count(ip.total_len);
     let old = subject.rewritten_port(direction);
-    let done = rewrite::transport_header::<P, false>(packet, ip.header_len, ip.protocol, direction, old, &to)
+    let done = (id == ip.id || identification::write(packet, &mut ip, id))
+        && rewrite::transport_header::<P, false>(packet, ip.header_len, ip.protocol, direction, old, &to)
         && rewrite::address(packet, &ip, direction, &to);
     ended(match (done, direction) {
         (false, _) => Outcome::Unfinished,
         (true, Direction::Outbound) => Outcome::Outbound,
         (true, Direction::Inbound) => Outcome::Inbound,
     })
+}
+
+/// Brings a translation to its end: a first fragment decides for the others before it is translated, and the MSS of
+/// a packet that may be a SYN (`control`) is lowered.
+#[inline(always)]
+pub fn finish<T: Tables, P: Holding, const OUTBOUND: bool>(
+    tables: &T,
+    packet: &mut P,
+    mut step: Step,
+    control: bool,
+) -> Decision {
+    if step == Step::FIRST {
+        let decided = fragments::first::<T, P, OUTBOUND>(tables, packet);
+        if !decided.is_translated() {
+            return decided;
+        }
+        step = translate::<T, P, OUTBOUND>(tables, packet, After::Decided);
+    }
+    if control { clamp(tables, packet, step).ended() } else { step.ended() }
 }
 
 /// Lowers the MSS of a SYN that was translated.

@@ -4,6 +4,7 @@
 use super::Decision;
 use crate::addr::{Ip4, Mac};
 use crate::flow_ref::FlowRef;
+use crate::held_ref::{HeldRef, ShareRef};
 use crate::layout::clock::{Moment, Settings};
 use crate::layout::device::Device;
 use crate::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
@@ -127,6 +128,13 @@ pub trait Tables {
     /// Keeps the decision of a first fragment; false if there is no room.
     #[must_use]
     fn insert_fragment(&self, key: &FragmentKey, entry: &FragmentEntry) -> bool;
+    /// A slot for held fragments, below [`SLOTS`](crate::layout::held::SLOTS).
+    fn held(&self, slot: u32) -> Option<HeldRef<'_>>;
+    /// A share of the slots, below [`SHARES`](crate::layout::held::SHARES).
+    fn held_share(&self, share: u32) -> Option<ShareRef<'_>>;
+    /// Draws `count` identifications in a row from a counter below
+    /// [`IDENTIFICATION_COUNTERS`](crate::layout::flow::IDENTIFICATION_COUNTERS); returns the first.
+    fn take_identifications(&self, counter: u32, count: u32) -> u32;
     /// Longest-prefix match of a destination.
     fn vendor_of(&self, dst: Ip4) -> Option<PrefixTarget>;
     /// Whether the vendor in `slot` accepts packets from `src`.
@@ -137,6 +145,10 @@ pub trait Tables {
     fn egress(&self, address: Ip4) -> Option<EgressAddress>;
     /// The part that a device plays.
     fn device(&self, ifindex: u32) -> Option<Device>;
+    /// Bits of [`role`](crate::layout::device::role), 0 of a device that plays none.
+    fn roles(&self, ifindex: u32) -> u8 {
+        self.device(ifindex).map_or(0, |device| device.roles)
+    }
     /// Asks the routing table.
     fn route(&self, query: &RouteQuery) -> Route;
     /// Counts a packet of `bytes` that ended so at `hook`.

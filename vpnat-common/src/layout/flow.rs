@@ -269,4 +269,13 @@ pub struct FragmentEntry {
     pub direction: u8,
     /// [`FragmentKey::check`] of this entry's own key: the kernel reuses slots while they are read.
     pub check: u32,
+    /// The identification that all fragments leave with, host byte order.
+    pub id: u16,
+    /// Length of the first fragment's transport header, bytes; no other may lie over it.
+    pub transport_len: u8,
+    /// Padding, 0.
+    pub _pad: u8,
 }
+
+/// Counters from which identifications are drawn, each shared by the address pairs and protocols that fall on it.
+pub const IDENTIFICATION_COUNTERS: u32 = 4096;

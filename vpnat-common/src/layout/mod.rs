@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod device;
 pub mod flow;
+pub mod held;
 pub mod outcome;
 pub mod upkeep;
 pub mod vendor;
@@ -32,6 +33,8 @@ pub mod names {
     pub const FLOWS: &str = "FLOWS";
     /// Hash of [`super::flow::FragmentKey`] to [`super::flow::FragmentEntry`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Array of [`super::flow::IDENTIFICATION_COUNTERS`] counters, host byte order.
+    pub const IDENTIFICATIONS: &str = "IDENTIFICATIONS";
     /// Array of one [`super::clock::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of [`super::vendor::VendorPolicy`], by vendor slot.
@@ -52,7 +55,7 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
 
     /// All of them, in the order in which the agent creates and checks them.
-    pub const ALL: [&str; 11] = [
+    pub const ALL: [&str; 12] = [
         SETTINGS,
         VENDORS,
         VENDOR_PREFIXES,
@@ -64,5 +67,6 @@ pub mod names {
         COUNTERS,
         FLOWS,
         FRAGMENTS,
+        IDENTIFICATIONS,
     ];
 }

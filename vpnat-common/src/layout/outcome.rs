@@ -1,5 +1,5 @@
 //! Every way a packet can end. Each packet that a hook sees adds to exactly one counter, so that per hook
-//! received = translated + passed + dropped.
+//! received = translated + passed + dropped + held. A held fragment is seen, and counted, once more if it is sent.
 
 use super::MAX_VENDORS;
 
@@ -42,6 +42,8 @@ pub enum Fate {
     Passed,
     /// Ended here.
     Dropped,
+    /// Kept here, to be seen again or to be forgotten.
+    Held,
 }
 
 macro_rules! outcomes {
@@ -101,6 +103,8 @@ outcomes! {
     ToStackNoFlow = 10, Passed, "to-stack-no-flow";
     /// Translated and redirected by TC ingress of another device.
     Redirected = 11, Passed, "redirected";
+    /// A fragment that came before its datagram's first; seen again when that comes, forgotten if it does not.
+    FragmentHeld = 12, Held, "fragment-held";
     /// The agent has not finished filling the maps.
     NotReady = 16, Dropped, "not-ready";
     /// IP or transport header missing, cut short or contradicting itself.
@@ -115,7 +119,7 @@ outcomes! {
     IcmpErrorNoFlow = 21, Dropped, "icmp-error-no-flow";
     /// An ICMP error with a wrong checksum or a quote that cannot be read.
     IcmpErrorBad = 22, Dropped, "icmp-error-bad";
-    /// A fragment whose first part has not been seen.
+    /// A fragment whose first part has not been seen, and that cannot be held: too large, or not admitted.
     FragmentUnknown = 23, Dropped, "fragment-unknown";
     /// A first fragment too short to hold its transport header.
     FragmentTiny = 24, Dropped, "fragment-tiny";

@@ -1,9 +1,13 @@
 //! A packet in a byte vector, for every hook.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::mem::MaybeUninit;
+use std::rc::Rc;
 
 use vpnat_common::addr::Mac;
 use vpnat_common::checksum::{self, Sum};
+use vpnat_common::engine::holding::Holding;
 use vpnat_common::engine::tables::Link;
 use vpnat_common::packet::{Ip, Packet, Subject, Wire};
 
@@ -13,12 +17,29 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// Slot of the device that it leaves through.
     pub slot: Option<u8>,
+    /// Packets that it is cut into behind the hook.
+    pub segments: u32,
+    /// What the hook holds, by slot.
+    pub kept: Kept,
+    /// What was sent through the hook again.
+    pub again: Vec<Vec<u8>>,
+    aside: Vec<u8>,
 }
+
+/// Packets in slots, shared by the frames that meet one hook.
+pub type Kept = Rc<RefCell<HashMap<u32, Vec<u8>>>>;
 
 impl Frame {
     /// A packet with these bytes.
     pub fn new(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), slot: None }
+        Self {
+            bytes: bytes.to_vec(),
+            slot: None,
+            segments: 1,
+            kept: Kept::default(),
+            again: Vec::new(),
+            aside: Vec::new(),
+        }
     }
 }
 
@@ -54,6 +75,10 @@ impl Packet for Frame {
         self.bytes.len() as u32
     }
 
+    fn segments(&self) -> u32 {
+        self.segments
+    }
+
     fn change_checksum<const PLAIN: bool>(
         &mut self,
         at: usize,
@@ -67,6 +92,30 @@ impl Packet for Frame {
         }
         let new = checksum::apply(u16::from_ne_bytes(old), Sum(u32::from(addr_delta)).add16(port_delta));
         self.store(at, if optional && new == 0 { 0xffff } else { new }.to_ne_bytes())
+    }
+}
+
+impl Holding for Frame {
+    fn keep(&self, slot: u32, len: u32) -> bool {
+        self.kept.borrow_mut().insert(slot, self.bytes[..len as usize].to_vec());
+        true
+    }
+
+    fn put_aside(&mut self) -> bool {
+        self.aside = self.bytes.clone();
+        true
+    }
+
+    fn send_kept(&mut self, slot: u32, len: u32, _: bool) {
+        let packet = self.kept.borrow()[&slot].clone();
+        assert_eq!(packet.len(), len as usize);
+        self.bytes.clone_from(&packet);
+        self.again.push(packet);
+    }
+
+    fn take_back(&mut self) -> bool {
+        self.bytes = std::mem::take(&mut self.aside);
+        true
     }
 }
 

@@ -62,7 +62,9 @@ impl World {
         hook: impl FnOnce(&Self, &mut Frame) -> Decision,
     ) -> (Outcome, Vec<u8>) {
         let mut frame = Frame::new(packet);
+        frame.kept = self.kept.clone();
         let decision = hook(self, &mut frame);
+        self.again.append(&mut frame.again);
         self.settle();
         if !decision.is_translated() {
             assert_same(&frame.bytes, packet);

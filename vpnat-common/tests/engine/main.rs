@@ -2,6 +2,8 @@
 //! random source and routes that the tests decide.
 
 mod frame;
+mod holding;
+mod identification;
 mod life;
 mod tables;
 mod wire;

@@ -9,11 +9,15 @@ use vpnat_common::addr::{Ip4, Mac, Port};
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
 use vpnat_common::flow_ref::FlowRef;
+use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::{Device, role};
-use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
+use vpnat_common::layout::held::{self, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
+
+use crate::frame::Kept;
 
 /// The vendor's slot.
 pub const VENDOR: u8 = 1;
@@ -38,6 +42,13 @@ pub struct World {
     removed: RefCell<Vec<Slot>>,
     scratch: Slot,
     fragments: RefCell<HashMap<FragmentKey, FragmentEntry>>,
+    identifications: RefCell<HashMap<u32, u32>>,
+    held: Vec<UnsafeCell<HeldFragment>>,
+    shares: Vec<UnsafeCell<HeldShare>>,
+    /// The held fragments themselves.
+    pub kept: Kept,
+    /// What a hook has sent through itself again, waiting for its turn.
+    pub again: Vec<Vec<u8>>,
     /// Entries that the table takes.
     pub room: usize,
     /// The vendor's policy.
@@ -62,6 +73,11 @@ impl World {
             removed: RefCell::default(),
             scratch: Box::new(UnsafeCell::new(FlowEntry::EMPTY)),
             fragments: RefCell::default(),
+            identifications: RefCell::default(),
+            held: (0..held::SLOTS).map(|_| UnsafeCell::default()).collect(),
+            shares: (0..held::SHARES).map(|_| UnsafeCell::default()).collect(),
+            kept: Kept::default(),
+            again: Vec::new(),
             room: 1 << 20,
             policy,
             settings: Settings { ready: 1, ..Settings::default() },
@@ -85,6 +101,15 @@ impl World {
     pub fn table(&mut self) -> BTreeMap<String, (FlowKey, FlowEntry)> {
         let flows = self.flows.get_mut();
         flows.iter_mut().map(|(key, slot)| (format!("{key:?}"), (*key, *slot.get_mut()))).collect()
+    }
+
+    /// The pod behind a public UDP port towards the first server's port 53.
+    pub fn owner(&self, port: u16) -> Ipv4Addr {
+        let key = key(17, (Ipv4Addr::new(192, 0, 2, 10), 53), (EGRESS, port));
+        let flows = self.flows.borrow();
+        // SAFETY: one thread uses the entry, by copies only.
+        let entry = unsafe { *flows.get(&key).expect("an inbound half").get() };
+        Ipv4Addr::from(entry.new_addr.octets)
     }
 
     fn insert(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Refused> {
@@ -154,6 +179,27 @@ impl Tables for World {
     fn insert_fragment(&self, key: &FragmentKey, entry: &FragmentEntry) -> bool {
         self.fragments.borrow_mut().insert(*key, *entry);
         true
+    }
+
+    fn held(&self, slot: u32) -> Option<HeldRef<'_>> {
+        let place = NonNull::new(self.held.get(slot as usize)?.get())?;
+        // SAFETY: the slots live as long as the world, and one thread uses them, by copies only.
+        Some(unsafe { HeldRef::new(place) })
+    }
+
+    fn held_share(&self, share: u32) -> Option<ShareRef<'_>> {
+        let place = NonNull::new(self.shares.get(share as usize)?.get())?;
+        // SAFETY: as in `held`.
+        Some(unsafe { ShareRef::new(place) })
+    }
+
+    fn take_identifications(&self, counter: u32, count: u32) -> u32 {
+        assert!(counter < IDENTIFICATION_COUNTERS);
+        let mut counters = self.identifications.borrow_mut();
+        let value = counters.entry(counter).or_default();
+        let first = *value;
+        *value = first.wrapping_add(count);
+        first
     }
 
     fn vendor_of(&self, dst: Ip4) -> Option<PrefixTarget> {

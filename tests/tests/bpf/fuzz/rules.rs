@@ -217,6 +217,10 @@ impl Rules<'_> {
         } else {
             hold!(ran.input[..place.link] == ran.output[..place.link], "the link layer's header changed");
         }
+        // RFC 6864: what is a fragment or may become one leaves with an identification of the instance's own.
+        if outbound && (header.fragment != 0 || old[6] & 0x40 == 0) {
+            allowed.add(4, 2);
+        }
         allowed.add(10, 2);
         allowed.add(if outbound { 12 } else { 16 }, 4);
         self.owner(old, new, &header, outbound)?;
@@ -274,11 +278,12 @@ impl Rules<'_> {
         }
         if header.is_later_fragment() {
             let first = self.shadow.part(datagram);
-            hold!(first == Some(now.to_bits()), "a part became {now}, the first part {first:?}");
+            let part = (now.to_bits(), be16(new, 4));
+            hold!(first == Some(part), "a part became {now}, {part:?}, the first part {first:?}");
             return Ok(());
         }
         if header.fragment != 0 {
-            self.shadow.first_part(datagram, now.to_bits());
+            self.shadow.first_part(datagram, (now.to_bits(), be16(new, 4)));
         }
         if header.is_icmp_error(old) {
             return self.owner_of_quote(old, new, header, outbound);

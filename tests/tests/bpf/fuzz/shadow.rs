@@ -21,8 +21,8 @@ pub struct Shadow {
     out: HashMap<Tuple, Seen>,
     /// By the vendor's packets.
     back: HashMap<Tuple, Seen>,
-    /// What first parts of datagrams became: source, destination, protocol, identification.
-    parts: HashMap<(u32, u32, u8, u16), u32>,
+    /// What first parts of datagrams became, address and identification: source, destination, protocol, identification.
+    parts: HashMap<(u32, u32, u8, u16), (u32, u16)>,
     pub epoch: u32,
 }
 
@@ -81,12 +81,12 @@ impl Shadow {
     }
 
     /// The first part of a datagram became this.
-    pub fn first_part(&mut self, datagram: (u32, u32, u8, u16), address: u32) {
-        self.parts.insert(datagram, address);
+    pub fn first_part(&mut self, datagram: (u32, u32, u8, u16), became: (u32, u16)) {
+        self.parts.insert(datagram, became);
     }
 
     /// What the first part became.
-    pub fn part(&self, datagram: (u32, u32, u8, u16)) -> Option<u32> {
+    pub fn part(&self, datagram: (u32, u32, u8, u16)) -> Option<(u32, u16)> {
         self.parts.get(&datagram).copied()
     }
 }

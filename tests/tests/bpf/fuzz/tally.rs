@@ -119,7 +119,7 @@ impl Tally {
             // A counter that no outcome has is found by the fates, which do not add up then.
             match outcome_of(slot).map(Outcome::fate) {
                 Some(Fate::Translated) => sum.translated += packets,
-                Some(Fate::Dropped) => sum.dropped += packets,
+                Some(Fate::Dropped | Fate::Held) => sum.dropped += packets,
                 Some(Fate::Passed) => {}
                 None => sum.bytes += 1 << 60,
             }
