@@ -7,7 +7,7 @@ use vpnat_common::addr::Ip4;
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
-use vpnat_common::layout::held::{self, HeldFragment, HeldShare};
+use vpnat_common::layout::held::{self, Aside, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use vpnat_common::layout::{MAX_DEVICES, MAX_VENDORS};
@@ -41,7 +41,7 @@ pub static HELD_BYTES: Array<[u8; held::KEPT_BYTES], { held::SLOTS as usize }> =
 
 /// Where a first fragment waits while those held for it are sent in its buffer. Not pinned.
 #[btf_map]
-pub static FIRST_BYTES: PerCpuArray<[u8; held::FIRST_BYTES], 1> = PerCpuArray::new();
+pub static ASIDE: PerCpuArray<Aside, 1> = PerCpuArray::new();
 
 /// Where a new flow's entry is put together: the stack has no room for it. Not pinned; nothing in it outlives
 /// a program's run.

@@ -15,7 +15,7 @@ use vpnat_common::engine::tables::Link;
 use vpnat_common::layout::held;
 use vpnat_common::packet::{Ip, Kind, Packet, Subject, Wire};
 
-use crate::maps::{FIRST_BYTES, HELD_BYTES, XDP_PORTS};
+use crate::maps::{ASIDE, HELD_BYTES, XDP_PORTS};
 use crate::unaligned::{self, packet_pointer};
 
 /// `skb->pkt_type` of what is addressed to this host (`include/uapi/linux/if_packet.h`).
@@ -31,8 +31,6 @@ pub struct Skb<'a, const L2: usize> {
     mark: u32,
     /// The verdict, once the packet is on its way to another device.
     pub action: i32,
-    /// Length of the packet that was put aside, bytes from the IP header on.
-    aside: u32,
 }
 
 /// Where the directly readable part of the packet lies. Helpers move it, so this is asked each time.
@@ -59,7 +57,7 @@ impl<'a, const L2: usize> Skb<'a, L2> {
             // SAFETY: the context is that of the running program.
             unsafe { bpf_skb_pull_data(context.skb.skb, (L2 + header) as u32) };
         }
-        Self { context, mark, action: TC_ACT_UNSPEC, aside: 0 }
+        Self { context, mark, action: TC_ACT_UNSPEC }
     }
 
     #[inline(always)]
@@ -157,28 +155,31 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
     }
 }
 
-/// `len` if it is from 1 to `most`, in a form in which the verifier, too, sees that it is.
+/// `len` if it is from 1 to `MOST`, a power of two, in a form in which the verifier, too, sees that it is: that of 6.1
+/// learns nothing from a comparison with 0.
 #[inline(always)]
-fn within(len: u32, most: usize) -> Option<u32> {
-    if len > most as u32 {
+fn within<const MOST: usize>(len: u32) -> Option<u32> {
+    const { assert!(MOST.is_power_of_two()) };
+    if len == 0 || len > MOST as u32 {
         return None;
     }
     #[cfg(target_arch = "bpf")]
     let len = {
-        // Both tests as one would be on a difference, which says nothing about `len`.
-        let same: u64;
-        // SAFETY: a register is copied.
+        let mut same = len as u64;
+        // SAFETY: arithmetic on a register; it changes nothing, as was just checked.
         unsafe {
             core::arch::asm!(
-                "{same} = {len}",
-                same = lateout(reg) same,
-                len = in(reg) len as u64,
+                "{len} += -1",
+                "{len} &= {mask}",
+                "{len} += 1",
+                len = inout(reg) same,
+                mask = const MOST - 1,
                 options(pure, nomem, nostack),
             );
         }
-        same
+        same as u32
     };
-    if len == 0 { None } else { Some(len as u32) }
+    Some(len)
 }
 
 impl<const L2: usize> Skb<'_, L2> {
@@ -201,7 +202,7 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
     #[inline(always)]
     fn keep(&self, slot: u32, len: u32) -> bool {
         let Some(place) = HELD_BYTES.get_ptr_mut(slot) else { return false };
-        let Some(len) = within(len, held::KEPT_BYTES) else { return false };
+        let Some(len) = within::<{ held::KEPT_BYTES }>(len) else { return false };
         // SAFETY: a slot has room for `len` bytes.
         unsafe { bpf_skb_load_bytes(self.context.as_ptr(), L2 as u32, place.cast(), len) == 0 }
     }
@@ -213,17 +214,20 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
             // It would come back as one packet. No sender makes such a fragment.
             return false;
         }
-        let Some(place) = FIRST_BYTES.get_ptr_mut(0) else { return false };
-        let Some(len) = within(self.len(), held::FIRST_BYTES) else { return false };
-        self.aside = len;
+        let Some(aside) = ASIDE.get_ptr_mut(0) else { return false };
+        let Some(len) = within::<{ held::FIRST_BYTES }>(self.len()) else { return false };
         // SAFETY: there is room for `len` bytes, and they are this CPU's.
-        unsafe { bpf_skb_load_bytes(self.context.as_ptr(), L2 as u32, place.cast(), len) == 0 }
+        unsafe {
+            (*aside).len = len;
+            let place = (&raw mut (*aside).bytes).cast();
+            bpf_skb_load_bytes(self.context.as_ptr(), L2 as u32, place, len) == 0
+        }
     }
 
     #[inline(always)]
     fn send_kept(&mut self, slot: u32, len: u32, inbound: bool) {
         let Some(place) = HELD_BYTES.get_ptr(slot) else { return };
-        let Some(len) = within(len, held::KEPT_BYTES) else { return };
+        let Some(len) = within::<{ held::KEPT_BYTES }>(len) else { return };
         let flags = if inbound { BPF_F_INGRESS as u64 } else { 0 };
         // SAFETY: a slot has `len` bytes; the context is that of the running program. A copy that cannot be made is a
         // lost packet.
@@ -237,11 +241,13 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
 
     #[inline(always)]
     fn take_back(&mut self) -> bool {
-        let Some(place) = FIRST_BYTES.get_ptr(0) else { return false };
-        let Some(len) = within(self.aside, held::FIRST_BYTES) else { return false };
+        let Some(aside) = ASIDE.get_ptr_mut(0) else { return false };
         // SAFETY: `put_aside` has left `len` bytes there; programs of one CPU do not interrupt each other here, and what
         // `send_kept` runs are later fragments, which put nothing aside.
-        unsafe { self.replace(place.cast(), len) }
+        unsafe {
+            let Some(len) = within::<{ held::FIRST_BYTES }>((*aside).len) else { return false };
+            self.replace((&raw const (*aside).bytes).cast(), len)
+        }
     }
 }
 

@@ -45,6 +45,10 @@ pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifin
     // Without an address it has ended there: dropped, passed, or translated by what it quotes or belongs to.
     let admitted = admit(tables, packet, ingress_ifindex, &mut admission.egress);
     if admission.egress == Ip4::UNSPECIFIED {
+        // Both take more of the stack than is left below `admit`.
+        if admitted.is(Outcome::IcmpErrorNoFlow) {
+            return icmp_errors::outbound(tables, packet, admitted.vendor());
+        }
         if admitted.is(Outcome::FragmentUnknown) {
             return holding::hold::<T, P, true>(tables, packet, admitted);
         }
@@ -59,7 +63,7 @@ pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifin
 }
 
 /// Judges a packet on its way out that no flow speaks for. If it may open one, `egress` holds the address to
-/// use. Errors and later fragments are translated here.
+/// use. Later fragments are translated here; of an ICMP error it only says that no flow is known yet.
 #[inline(never)]
 fn admit<T: Tables, P: Packet>(
     tables: &T,
@@ -94,7 +98,7 @@ fn admit<T: Tables, P: Packet>(
         Err(NoSubject::IcmpError) if ingress_ifindex == 0 => {
             return Decision::of(vendor, Outcome::LocalSource);
         }
-        Err(NoSubject::IcmpError) => return icmp_errors::outbound(tables, packet, vendor),
+        Err(NoSubject::IcmpError) => return Decision::of(vendor, Outcome::IcmpErrorNoFlow),
         Err(NoSubject::Refused(outcome)) => return Decision::of(vendor, outcome),
     }
     *egress = if ingress_ifindex == 0 {

@@ -50,7 +50,10 @@ pub fn restore<T: Tables, P: Holding, const ROLES: u8>(tables: &T, packet: &mut 
         if step != Step::MISS {
             return session::finish::<T, P, false>(tables, packet, step, control);
         }
-        let decision = without_flow(tables, packet);
+        let mut decision = without_flow(tables, packet);
+        if decision.is(Outcome::IcmpErrorNoFlow) {
+            decision = icmp_errors::inbound(tables, packet, decision.vendor());
+        }
         if decision.is(Outcome::FragmentUnknown) {
             return holding::hold::<T, P, false>(tables, packet, decision);
         }
@@ -61,7 +64,8 @@ pub fn restore<T: Tables, P: Holding, const ROLES: u8>(tables: &T, packet: &mut 
     to_vendor::<T, P, ROLES>(tables, packet)
 }
 
-/// Judges a packet that no flow restores: to an egress address from its vendor, it was not asked for.
+/// Judges a packet that no flow restores: to an egress address from its vendor, it was not asked for. Of an ICMP error
+/// it only says that no flow is known yet.
 #[inline(never)]
 fn without_flow<T: Tables, P: Packet>(tables: &T, packet: &mut P) -> Decision {
     let not_ours = Decision::nobody(Outcome::NotOurs);
@@ -84,7 +88,7 @@ fn without_flow<T: Tables, P: Packet>(tables: &T, packet: &mut P) -> Decision {
     }
     match Subject::read::<P, false>(packet, &ip) {
         // Judged by its quote, whatever address it comes from (RFC 4787 REQ-12a).
-        Err(NoSubject::IcmpError) => icmp_errors::inbound(tables, packet, vendor),
+        Err(NoSubject::IcmpError) => Decision::of(vendor, Outcome::IcmpErrorNoFlow),
         // To the instance itself, from somebody who is no vendor of this address.
         _ if vendor == 0 => not_ours,
         Err(NoSubject::Refused(outcome)) => Decision::of(vendor, outcome),

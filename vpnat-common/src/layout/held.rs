@@ -53,6 +53,16 @@ pub struct HeldFragment {
     pub _pad: u8,
 }
 
+/// A first fragment that waits while those held for it are sent in its buffer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Aside {
+    /// Its length, bytes from the IP header on.
+    pub len: u32,
+    /// The packet.
+    pub bytes: [u8; FIRST_BYTES],
+}
+
 /// A share of the slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
