@@ -5,6 +5,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod maps;
+mod rehearsal;
 mod skb;
 mod tables;
 mod tc;

@@ -9,6 +9,7 @@ use vpnat_common::layout::device::{Device, XdpPort};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
 use vpnat_common::layout::held::{self, Aside, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
+use vpnat_common::layout::rehearsal::Report;
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use vpnat_common::layout::{MAX_DEVICES, MAX_VENDORS};
 
@@ -74,3 +75,15 @@ pub static XDP_DEVICES: DevMap<{ MAX_DEVICES as usize }> = DevMap::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Count, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
+
+/// What a rehearsal has read and written of the flow table. Not pinned: each rehearsal has its own, of the size that
+/// is set when it is loaded, and in all other loads the next three are as good as nothing.
+#[btf_map]
+pub static REHEARSED: HashMap<FlowKey, FlowEntry, 1> = HashMap::new();
+
+/// Keys that a rehearsal has removed.
+#[btf_map]
+pub static REHEARSED_GONE: HashMap<FlowKey, u32, 1> = HashMap::new();
+
+#[btf_map]
+pub static REPORT: Array<Report, 1> = Array::new();

@@ -39,6 +39,25 @@ mod fib {
     pub const FRAG_NEEDED: i64 = 8;
 }
 
+/// Tables that a program is made with.
+pub trait Surroundings: Tables {
+    /// Whether the packet is made up. A test run takes the first bytes of a packet without Ethernet header for one, so
+    /// that what the kernel says of its protocol means nothing; it is IPv4.
+    const REHEARSES: bool;
+
+    /// For a program with `context` that runs on the device `ifindex`.
+    fn new(context: *mut c_void, ifindex: u32) -> Self;
+}
+
+impl Surroundings for Kernel {
+    const REHEARSES: bool = false;
+
+    #[inline(always)]
+    fn new(context: *mut c_void, ifindex: u32) -> Self {
+        Self::new(context, ifindex)
+    }
+}
+
 /// The kernel as the program in `context` sees it.
 pub struct Kernel {
     context: *mut c_void,

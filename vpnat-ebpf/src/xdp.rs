@@ -11,13 +11,14 @@ use vpnat_common::addr::Mac;
 use vpnat_common::checksum::{self, Sum};
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::fast;
-use vpnat_common::engine::tables::{Link, Tables as _};
+use vpnat_common::engine::tables::Link;
 use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
 use vpnat_common::layout::outcome::{Hook, Outcome};
 use vpnat_common::packet::{Ip, Packet, Subject, Wire};
 
 use crate::maps::{DEVICES, XDP_DEVICES, XDP_PORTS};
-use crate::tables::Kernel;
+use crate::rehearsal::Rehearsal;
+use crate::tables::{Kernel, Surroundings};
 use crate::unaligned::{self, packet_pointer};
 
 /// Length of an Ethernet header.
@@ -191,16 +192,16 @@ impl Link for Frame<'_> {
 }
 
 #[inline(always)]
-fn run<const ROLES: u8>(context: &XdpContext) -> u32 {
-    let kernel = Kernel::new(context.as_ptr(), context.ingress_ifindex() as u32);
+fn run<T: Surroundings, const ROLES: u8>(context: &XdpContext) -> u32 {
+    let tables = T::new(context.as_ptr(), context.ingress_ifindex() as u32);
     let mut frame = Frame::new(context);
     let bytes = frame.len();
     let decision = if frame.is_ipv4() {
-        fast::forward::<_, _, ROLES>(&kernel, &mut frame)
+        fast::forward::<_, _, ROLES>(&tables, &mut frame)
     } else {
         Decision::nobody(Outcome::NotOurs)
     };
-    kernel.count(decision, Hook::Xdp, bytes);
+    tables.count(decision, Hook::Xdp, bytes);
     if decision.is_drop() {
         xdp_action::XDP_DROP
     } else if decision.is_translated() {
@@ -210,20 +211,30 @@ fn run<const ROLES: u8>(context: &XdpContext) -> u32 {
     }
 }
 
-/// XDP on a device where pods' packets arrive.
-#[xdp]
-pub fn xdp_inside(context: XdpContext) -> u32 {
-    run::<INSIDE>(&context)
+macro_rules! programs {
+    ($($(#[$attr:meta])* $name:ident: $tables:ident, $roles:expr;)+) => {
+        $(
+            $(#[$attr])*
+            #[xdp]
+            pub fn $name(context: XdpContext) -> u32 {
+                run::<$tables, { $roles }>(&context)
+            }
+        )+
+    };
 }
 
-/// XDP on a device where the vendor's packets arrive.
-#[xdp]
-pub fn xdp_outside(context: XdpContext) -> u32 {
-    run::<OUTSIDE>(&context)
-}
+programs! {
+    /// XDP on a device where pods' packets arrive.
+    xdp_inside: Kernel, INSIDE;
+    /// XDP on a device where the vendor's packets arrive.
+    xdp_outside: Kernel, OUTSIDE;
+    /// XDP on a device where both arrive.
+    xdp_both: Kernel, INSIDE | OUTSIDE;
 
-/// XDP on a device where both arrive.
-#[xdp]
-pub fn xdp_both(context: XdpContext) -> u32 {
-    run::<{ INSIDE | OUTSIDE }>(&context)
+    /// A rehearsal of `xdp_inside`.
+    explain_xdp_inside: Rehearsal, INSIDE;
+    /// A rehearsal of `xdp_outside`.
+    explain_xdp_outside: Rehearsal, OUTSIDE;
+    /// A rehearsal of `xdp_both`.
+    explain_xdp_both: Rehearsal, INSIDE | OUTSIDE;
 }

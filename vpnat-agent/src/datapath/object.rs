@@ -40,6 +40,9 @@ pub const XDP_PROGRAMS: [&str; 3] = ["xdp_inside", "xdp_outside", "xdp_both"];
 /// Programs that the agent and the reading verbs run; pinned.
 const SERVICE_PROGRAMS: [&str; 2] = [clock::PROBE_CLOCK, reap::REAP];
 
+/// Flow entries that one packet can look at: a search for a port looks at many.
+const REHEARSED_ENTRIES: u32 = 4096;
+
 /// Lines of a verifier log that are shown: what was refused stands at the end.
 const LOG_LINES: usize = 20;
 
@@ -162,6 +165,45 @@ pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &S
         }
     }
     loaded
+}
+
+/// Loads the rehearsals of `programs` over pinned maps. They change none of these; the few entries that a rehearsal
+/// writes are in maps of its own, which go with what this returns.
+pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Ebpf, Error> {
+    let pinned = |name| maps::info(&pins.map(name), name);
+    for name in names::ALL {
+        // The loader would make what is missing.
+        if pinned(name)?.is_none() {
+            return Err(Error::NothingPinned { path: pins.maps() });
+        }
+    }
+    let size = |name| Ok::<_, Error>(pinned(name)?.map_or(0, |info| info.max_entries()));
+    check_pinned(pins, Sizes { flows: size(names::FLOWS)?, fragments: size(names::FRAGMENTS)? })?;
+    let multiplier = clock::multiplier(tick_rate(stop)?);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(CLOCK_MULTIPLIER, &multiplier, true)
+        .map_max_entries(names::REHEARSED, REHEARSED_ENTRIES)
+        .map_max_entries(names::REHEARSED_GONE, REHEARSED_ENTRIES);
+    for name in names::ALL {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object = loader.load(OBJECT).map_err(object_error)?;
+    for name in programs {
+        let name = rehearsal_of(name);
+        match program(&mut object, &name)? {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => return Err(Error::ObjectLacks { what: "program", name }),
+        }
+        .map_err(|error| load_error(&name, error))?;
+    }
+    Ok(object)
+}
+
+/// The name of the program that rehearses `program`.
+pub fn rehearsal_of(program: &str) -> String {
+    format!("explain_{program}")
 }
 
 fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &Stop) -> Result<Ebpf, Error> {

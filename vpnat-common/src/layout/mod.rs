@@ -9,6 +9,7 @@ pub mod device;
 pub mod flow;
 pub mod held;
 pub mod outcome;
+pub mod rehearsal;
 pub mod upkeep;
 pub mod vendor;
 
@@ -54,7 +55,14 @@ pub mod names {
     /// Per-CPU array of [`super::outcome::Count`], see [`super::outcome::counter_index`].
     pub const COUNTERS: &str = "COUNTERS";
 
-    /// All of them, in the order in which the agent creates and checks them.
+    /// Hash of [`super::flow::FlowKey`] to [`super::flow::FlowEntry`], of a rehearsal. Not pinned.
+    pub const REHEARSED: &str = "REHEARSED";
+    /// Hash of [`super::flow::FlowKey`]s that a rehearsal has removed. Not pinned.
+    pub const REHEARSED_GONE: &str = "REHEARSED_GONE";
+    /// Array of one [`super::rehearsal::Report`]. Not pinned.
+    pub const REPORT: &str = "REPORT";
+
+    /// All that are pinned, in the order in which the agent creates and checks them.
     pub const ALL: [&str; 12] = [
         SETTINGS,
         VENDORS,

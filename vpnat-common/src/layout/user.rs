@@ -6,6 +6,7 @@ use super::clock::{Moment, Settings};
 use super::device::{Device, XdpPort};
 use super::flow::{Direction, FlowEntry, FlowKey, FragmentKey, Phase};
 use super::outcome::Count;
+use super::rehearsal::Report;
 use super::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use crate::addr::{Ip4, Port};
 
@@ -25,6 +26,7 @@ pod!(
     FragmentKey,
     Ip4,
     PrefixTarget,
+    Report,
     Settings,
     SourceKey,
     SourceRule,

@@ -1,0 +1,221 @@
+//! The same engine without consequences: what it reads is live, what it writes goes to a rehearsal's own maps.
+//!
+//! For whoever adds to [`Tables`]: a question is passed on to the kernel's tables; whatever would change a pinned map
+//! must not be.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use vpnat_common::addr::Ip4;
+use vpnat_common::engine::Decision;
+use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
+use vpnat_common::flow_ref::FlowRef;
+use vpnat_common::held_ref::{HeldRef, ShareRef};
+use vpnat_common::layout::clock::{Moment, Settings};
+use vpnat_common::layout::device::Device;
+use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::outcome::Hook;
+use vpnat_common::layout::rehearsal::{Report, asked};
+use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
+
+use crate::maps::{FLOWS, REHEARSED, REHEARSED_GONE, REPORT, SCRATCH};
+use crate::tables::{Kernel, Surroundings};
+
+/// The kernel's tables, read only.
+pub struct Rehearsal {
+    kernel: Kernel,
+}
+
+impl Surroundings for Rehearsal {
+    const REHEARSES: bool = true;
+
+    #[inline(always)]
+    fn new(context: *mut c_void, ifindex: u32) -> Self {
+        Self { kernel: Kernel::new(context, ifindex) }
+    }
+}
+
+/// Changes the report.
+#[inline(always)]
+fn report(change: impl FnOnce(&mut Report)) {
+    if let Some(report) = REPORT.get_ptr_mut(0) {
+        // SAFETY: the map belongs to one rehearsal, which runs one packet at a time.
+        change(unsafe { &mut *report });
+    }
+}
+
+/// This rehearsal's copy of the entry of `key`, made from the live one when it is first asked for.
+#[inline(never)]
+fn copy_of(key: &FlowKey) -> Option<NonNull<FlowEntry>> {
+    if let Some(copy) = REHEARSED.get_ptr_mut(key) {
+        return NonNull::new(copy);
+    }
+    if REHEARSED_GONE.get_ptr(key).is_some() {
+        return None;
+    }
+    let live = FLOWS.get_ptr(key)?;
+    // SAFETY: a value of FLOWS stays readable until the program ends; the helper copies it at once.
+    REHEARSED.insert(key, unsafe { &*live }, BPF_NOEXIST as u64).ok()?;
+    NonNull::new(REHEARSED.get_ptr_mut(key)?)
+}
+
+/// Inserts into the copy what is in neither table.
+#[inline(never)]
+fn insert(key: &FlowKey, entry: &FlowEntry) -> u32 {
+    let gone = REHEARSED_GONE.get_ptr(key).is_some();
+    if REHEARSED.get_ptr(key).is_some() || (!gone && FLOWS.get_ptr(key).is_some()) {
+        report(|report| report.taken += 1);
+        return EXISTS;
+    }
+    let mut room = 0;
+    report(|report| {
+        room = report.room;
+        report.room = room.saturating_sub(1);
+    });
+    if room == 0 || REHEARSED.insert(key, entry, BPF_NOEXIST as u64).is_err() {
+        return FULL;
+    }
+    let _ = REHEARSED_GONE.remove(key);
+    DONE
+}
+
+// A function that the verifier looks at returns a plain number.
+const DONE: u32 = 0;
+const EXISTS: u32 = 1;
+const FULL: u32 = 2;
+
+impl Tables for Rehearsal {
+    #[inline(always)]
+    fn repeat<R: Round>(&self, times: u32, rounds: &mut R) {
+        self.kernel.repeat(times, rounds);
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Settings {
+        self.kernel.settings()
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Moment {
+        self.kernel.now()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        report(|report| report.asked |= asked::PORT);
+        self.kernel.random()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        // SAFETY: a value of REHEARSED stays readable and writable until the program ends.
+        copy_of(key).map(|entry| unsafe { FlowRef::new(entry) })
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused> {
+        match insert(key, entry) {
+            DONE => Ok(()),
+            EXISTS => Err(Refused::Exists),
+            _ => Err(Refused::Full),
+        }
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<FlowRef<'_>> {
+        // Not pinned, so it is this rehearsal's own.
+        self.kernel.scratch()
+    }
+
+    #[inline(always)]
+    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
+        match SCRATCH.get(0) {
+            Some(entry) => self.insert_flow(key, entry),
+            None => Err(Refused::Full),
+        }
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) {
+        let _ = REHEARSED.remove(key);
+        let _ = REHEARSED_GONE.insert(key, &1, BPF_ANY as u64);
+        report(|report| report.room += 1);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        self.kernel.fragment(key)
+    }
+
+    #[inline(always)]
+    fn insert_fragment(&self, _: &FragmentKey, _: &FragmentEntry) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn held(&self, _: u32) -> Option<HeldRef<'_>> {
+        None
+    }
+
+    #[inline(always)]
+    fn held_share(&self, _: u32) -> Option<ShareRef<'_>> {
+        None
+    }
+
+    #[inline(always)]
+    fn take_identifications(&self, _: u32, _: u32) -> u32 {
+        self.kernel.random()
+    }
+
+    #[inline(always)]
+    fn vendor_of(&self, dst: Ip4) -> Option<PrefixTarget> {
+        report(|report| report.asked |= asked::VENDOR);
+        self.kernel.vendor_of(dst)
+    }
+
+    #[inline(always)]
+    fn source_allowed(&self, slot: u8, src: Ip4) -> bool {
+        report(|report| report.asked |= asked::SOURCE);
+        self.kernel.source_allowed(slot, src)
+    }
+
+    #[inline(always)]
+    fn policy(&self, slot: u8) -> Option<&VendorPolicy> {
+        self.kernel.policy(slot)
+    }
+
+    #[inline(always)]
+    fn egress(&self, address: Ip4) -> Option<EgressAddress> {
+        self.kernel.egress(address)
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<Device> {
+        self.kernel.device(ifindex)
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery) -> Route {
+        let route = self.kernel.route(query);
+        let (device, mtu) = match route {
+            Route::Ready { ifindex, mtu, .. } => (ifindex, mtu),
+            Route::Slow { ifindex } => (ifindex, 0),
+            Route::NotForwarded | Route::Unknown => (0, 0),
+        };
+        report(|report| {
+            report.asked |= asked::ROUTE;
+            report.device = device;
+            report.mtu = mtu as u32;
+        });
+        route
+    }
+
+    #[inline(always)]
+    fn count(&self, decision: Decision, hook: Hook, _: u32) {
+        report(|report| {
+            report.counter = decision.counter(hook);
+            report.counted += 1;
+        });
+    }
+}
