@@ -54,9 +54,9 @@ fn copy_of(key: &FlowKey) -> Option<NonNull<FlowEntry>> {
     if REHEARSED_GONE.get_ptr(key).is_some() {
         return None;
     }
-    let live = FLOWS.get_ptr(key)?;
     // SAFETY: a value of FLOWS stays readable until the program ends; the helper copies it at once.
-    REHEARSED.insert(key, unsafe { &*live }, BPF_NOEXIST as u64).ok()?;
+    let live: &FlowEntry = unsafe { &*FLOWS.get_ptr(key)? };
+    REHEARSED.insert(key, live, BPF_NOEXIST as u64).ok()?;
     NonNull::new(REHEARSED.get_ptr_mut(key)?)
 }
 
@@ -139,7 +139,7 @@ impl Tables for Rehearsal {
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
         let _ = REHEARSED.remove(key);
-        let _ = REHEARSED_GONE.insert(key, &1, BPF_ANY as u64);
+        let _ = REHEARSED_GONE.insert(key, 1, BPF_ANY as u64);
         report(|report| report.room += 1);
     }
 

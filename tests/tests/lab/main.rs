@@ -12,6 +12,7 @@ mod cli;
 mod config;
 mod detach;
 mod errors;
+mod explain;
 mod fragments;
 mod refusal;
 mod restart;

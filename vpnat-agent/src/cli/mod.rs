@@ -2,6 +2,7 @@
 
 mod check;
 mod detach;
+mod explain;
 mod flows;
 mod run;
 mod status;
@@ -45,6 +46,8 @@ enum Verb {
     /// Look at the flow table. Works while the agent is down.
     #[command(subcommand)]
     Flows(flows::Verb),
+    /// Say what would happen to a packet, and why. Runs the datapath's own code and changes nothing.
+    Explain(explain::Options),
     /// Remove every program, link, filter and pin of vpnat. All flows end.
     Detach(detach::Options),
 }
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Verb::Check(options) => check::run(&options),
         Verb::Status(options) => status::run(&options),
         Verb::Flows(verb) => flows::run(&verb),
+        Verb::Explain(options) => explain::run(&options),
         Verb::Detach(options) => detach::run(&options),
     };
     result.unwrap_or_else(|error| {

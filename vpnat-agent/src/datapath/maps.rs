@@ -12,7 +12,7 @@ use aya::sys::SyscallError;
 use vpnat_common::addr::Ip4;
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort};
-use vpnat_common::layout::flow::FlowKey;
+use vpnat_common::layout::flow::{FlowEntry, FlowKey};
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, Outcome, counter_index};
 use vpnat_common::layout::user::FlowEntryBytes;
@@ -172,6 +172,18 @@ pub fn read_vendors(vendors: &Array<MapData, VendorPolicy>) -> Result<Vec<Vendor
     Ok(found)
 }
 
+/// One entry of the flow table.
+pub fn flow_entry(pins: &Pins, key: &FlowKey) -> Result<Option<FlowEntry>, Error> {
+    // The shape is checked first.
+    Table::flows(pins)?;
+    let flows: HashMap<MapData, FlowKey, FlowEntryBytes> = typed(pins, names::FLOWS)?;
+    match flows.get(key, 0) {
+        Ok(entry) => Ok(entry.decode()),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(Error::map("reading", names::FLOWS)(error)),
+    }
+}
+
 /// A table that is walked in batches.
 #[derive(Debug)]
 pub struct Table {
@@ -184,6 +196,16 @@ impl Table {
     /// The flow table.
     pub fn flows(pins: &Pins) -> Result<Self, Error> {
         Self::open(pins, names::FLOWS, size_of::<FlowKey>(), size_of::<FlowEntryBytes>())
+    }
+
+    /// How many entries there are.
+    pub fn count(&self) -> Result<u32, Error> {
+        let mut walk = self.walk::<FlowKey, FlowEntryBytes>(4096);
+        let mut count = 0;
+        while let Some((keys, _)) = walk.next_slice().map_err(super::flows::walk_error)? {
+            count += keys.len() as u32;
+        }
+        Ok(count)
     }
 
     fn open(pins: &Pins, name: &'static str, key: usize, value: usize) -> Result<Self, Error> {

@@ -12,6 +12,7 @@ pub mod object;
 pub mod path;
 pub mod pins;
 pub mod reap;
+pub mod rehearsal;
 pub mod slots;
 pub mod sweep;
 pub mod sys;

@@ -190,15 +190,20 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
     }
     let mut object = loader.load(OBJECT).map_err(object_error)?;
     for name in programs {
-        let name = rehearsal_of(name);
-        match program(&mut object, &name)? {
-            Program::Xdp(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            _ => return Err(Error::ObjectLacks { what: "program", name }),
-        }
-        .map_err(|error| load_error(&name, error))?;
+        load_rehearsal(&mut object, name)?;
     }
     Ok(object)
+}
+
+/// Loads the rehearsal of one more program.
+pub fn load_rehearsal(object: &mut Ebpf, name: &str) -> Result<(), Error> {
+    let name = rehearsal_of(name);
+    match program(object, &name)? {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => return Err(Error::ObjectLacks { what: "program", name }),
+    }
+    .map_err(|error| load_error(&name, error))
 }
 
 /// The name of the program that rehearses `program`.

@@ -12,6 +12,7 @@ pub mod ethtool;
 pub mod filters;
 pub mod follow;
 pub mod links;
+pub mod lookup;
 pub mod routes;
 
 use std::io;

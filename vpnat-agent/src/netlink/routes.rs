@@ -11,10 +11,10 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::{attributes, list};
 
 /// Length of `struct rtmsg`.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 
 /// The MTU among a route's metrics (`include/uapi/linux/rtnetlink.h`).
-const RTAX_MTU: u16 = 2;
+pub(super) const RTAX_MTU: u16 = 2;
 
 /// A unicast route.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,11 +72,11 @@ fn next_hops(mut list: &[u8]) -> Vec<u32> {
     devices
 }
 
-fn octets(bytes: &[u8]) -> Option<[u8; 4]> {
+pub(super) fn octets(bytes: &[u8]) -> Option<[u8; 4]> {
     bytes.try_into().ok()
 }
 
-fn number(bytes: &[u8]) -> Option<u32> {
+pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     octets(bytes).map(u32::from_ne_bytes)
 }
 
