@@ -312,6 +312,23 @@ fn errors_about_nothing_of_ours_are_dropped() {
     });
 }
 
+/// 10.3: an error in parts cannot be judged by its first part, and no other part goes without it.
+#[test]
+fn errors_in_parts_are_dropped() {
+    each(TC, |case| {
+        let exchange = &exchanges(case)[1];
+        let error = icmp_error((SERVER, EGRESS_A), (3, 1), [0; 4], &exchange.seen, &[]);
+        let parts = model::fragments(&error, 7, &[64]);
+        case.back(&parts[0]).ends_as(A, Outcome::IcmpErrorBad);
+        case.back(&parts[1]).ends_as(A, Outcome::FragmentHeld);
+        case.back(&parts[0]).ends_as(A, Outcome::IcmpErrorBad);
+        let error = icmp_error((POD, SERVER), (3, 3), [0; 4], &exchange.arrived, &[]);
+        let parts = model::fragments(&error, 8, &[64]);
+        case.out(&parts[0]).ends_as(A, Outcome::IcmpErrorBad);
+        case.out(&parts[1]).ends_as(A, Outcome::FragmentHeld);
+    });
+}
+
 /// Outbound errors reveal nothing: no flow, no error; and the instance says nothing of its own.
 #[test]
 fn errors_about_no_flow_do_not_leave() {

@@ -3,7 +3,7 @@
 use tests::packet::{GRE, echo_request, icmp, ipv4, tcp, udp};
 use vpnat_common::layout::outcome::Outcome;
 
-use crate::case::{ALL, Case, TC, XDP, each};
+use crate::case::{ALL, Case, EVERY, TC, XDP, each};
 use crate::model::{self, finished, with_header_checksum, with_options, with_ttl};
 use crate::plan::{A, EGRESS_A, End, NOBODY, POD, SERVER};
 
@@ -63,6 +63,21 @@ fn malformed_packets_do_not_leave() {
             case.out(&packet).ends((A, Outcome::BadHeader), (NOBODY, Outcome::ToStackShape));
         }
         assert_eq!(case.entries(), 0);
+    });
+}
+
+/// 10.5: a source port of 0 is mapped as any other (a datagram that wants no answer, RFC 768), and one that comes
+/// anyway finds its way.
+#[test]
+fn a_source_port_of_0_is_mapped() {
+    each(EVERY, |case| {
+        let question = udp((POD, 0), SERVER_END, 64, b"no answer wanted");
+        let port = case.out(&question).port();
+        assert!(port >= 1024, "port {port}");
+        case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_A, port)));
+        let answer = udp(SERVER_END, (EGRESS_A, port), 64, b"an answer");
+        let restored = model::destination(&answer, (POD, 0));
+        case.back(&answer).arrives_as(A, &restored);
     });
 }
 

@@ -14,6 +14,7 @@ mod detach;
 mod errors;
 mod explain;
 mod fragments;
+mod mtu;
 mod refusal;
 mod restart;
 mod standin;
