@@ -1,10 +1,10 @@
 //! Atomic operations on map values, which the BPF target does not get from `core`.
 
-pub use of_target::{compare_exchange, fetch_add};
+pub use of_target::{and, compare_exchange, fetch_add, or};
 
 #[cfg(not(target_arch = "bpf"))]
 mod of_target {
-    use core::sync::atomic::{AtomicU32, Ordering};
+    use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
     /// Stores `new` if `*at` is `old`; returns what was there.
     ///
@@ -25,6 +25,24 @@ mod of_target {
     pub unsafe fn fetch_add(at: *mut u32, amount: u32) -> u32 {
         // SAFETY: the caller's promise is what `from_ptr` asks.
         unsafe { AtomicU32::from_ptr(at) }.fetch_add(amount, Ordering::AcqRel)
+    }
+
+    /// Sets the bits of `bits`.
+    ///
+    /// # Safety
+    /// `at` is valid for reads and writes and aligned to 8.
+    pub unsafe fn or(at: *mut u64, bits: u64) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(at) }.fetch_or(bits, Ordering::AcqRel);
+    }
+
+    /// Clears the bits that are not in `bits`.
+    ///
+    /// # Safety
+    /// As [`or`].
+    pub unsafe fn and(at: *mut u64, bits: u64) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(at) }.fetch_and(bits, Ordering::AcqRel);
     }
 }
 
@@ -68,5 +86,28 @@ mod of_target {
             );
         }
         seen as u32
+    }
+    /// Sets the bits of `bits`.
+    ///
+    /// # Safety
+    /// `at` is valid for reads and writes and aligned to 8.
+    #[inline(always)]
+    pub unsafe fn or(at: *mut u64, bits: u64) {
+        // SAFETY: BPF_OR with BPF_ATOMIC on a place that the caller vouches for.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({at} + 0) |= {bits}", at = in(reg) at, bits = in(reg) bits, options(nostack));
+        }
+    }
+
+    /// Clears the bits that are not in `bits`.
+    ///
+    /// # Safety
+    /// As [`or`].
+    #[inline(always)]
+    pub unsafe fn and(at: *mut u64, bits: u64) {
+        // SAFETY: BPF_AND with BPF_ATOMIC, as above.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({at} + 0) &= {bits}", at = in(reg) at, bits = in(reg) bits, options(nostack));
+        }
     }
 }

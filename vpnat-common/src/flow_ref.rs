@@ -76,6 +76,8 @@ impl<'a> FlowRef<'a> {
         check, set_check: u16;
         /// This side's timer.
         expires, set_expires: Moment;
+        /// When the flow was made.
+        created, set_created: Moment;
         /// Bits of [`crate::layout::flow::sent`].
         sent, set_sent: u8;
         /// TCP window scale.

@@ -5,7 +5,7 @@
 //! through [`engine::tables::Tables`], so that the host's tests run the very same code on byte slices and hash
 //! maps of their own. Nothing here calls the kernel, allocates or panics.
 #![no_std]
-// BPF's compare-and-exchange has no other way in.
+// BPF's atomic operations have no other way in.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(test)]
@@ -20,6 +20,8 @@ pub mod held_ref;
 pub mod ip_options;
 pub mod layout;
 pub mod packet;
+pub mod pool_ref;
 pub mod ports;
+pub mod recycling;
 pub mod tcp;
 pub mod tcp_options;

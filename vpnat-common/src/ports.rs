@@ -1,91 +1,337 @@
 //! Which external port a new flow tries, and in which order (RFC 6056).
 
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
 use crate::addr::Port;
+use crate::layout::pool::POOL_WORDS;
+use crate::pool_ref::{PoolRef, lowest};
+use crate::recycling::{LAST_TRIES, SET_TRIES};
 
-/// How many ports one packet may try before it is refused: bounds the cost of a refusal.
-pub const TRIES: u32 = 48;
+/// Random ports that are tried towards an endpoint of whose ports nothing is known.
+pub const BLIND_TRIES: u32 = 6;
 
-/// Distance between two tries. Odd and not near a power of two, so that a walk does not crawl along a
-/// run of neighbouring ports that one busy host has taken.
-const STRIDE: u32 = 7919;
+/// Ports that are tried, at most, with a pool's help: bounds what one packet may cost while the pool is learning.
+pub const POOL_TRIES: u32 = 64;
 
-/// The order in which ports are tried: the flow's own first, then a walk from a random place.
-#[derive(Clone, Copy, Debug)]
-pub struct Search {
-    preferred: Port,
-    first: u16,
-    span: u32,
-    start: u32,
+/// Holders that are looked at, with no port left, for whether they have ended.
+const HAND_TRIES: u32 = 2;
+
+/// A range that is so small is looked at as a whole.
+const SMALL: u32 = 12;
+
+/// Rounds of the search, at most: every try, and the steps of the walks in between.
+pub const ROUNDS: u32 = 4 * (1 + SET_TRIES + BLIND_TRIES + POOL_TRIES + LAST_TRIES);
+
+/// One in so many new flows looks whether an endpoint is busy enough for a pool (a power of two).
+pub const SAMPLE: u16 = 16;
+
+/// The ports that may be given out, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// Lowest.
+    pub min: Port,
+    /// Highest.
+    pub max: Port,
 }
 
-impl Search {
-    /// A search that has not begun.
-    pub const NONE: Self = Self { preferred: Port::new(0), first: 0, span: 0, start: 0 };
-
-    /// Tries `preferred` first if it lies in `min..=max`; `random` is a fresh random number.
+impl Range {
+    /// How many ports there are.
     #[inline(always)]
-    pub const fn new(preferred: Port, min: Port, max: Port, random: u32) -> Self {
-        let span = (max.number as u32).wrapping_sub(min.number as u32).wrapping_add(1) & 0x1ffff;
-        // Multiply and shift: every place is as likely as another to one part in 2^16, without a division.
-        let start = (((random as u64) * (span as u64)) >> 32) as u32;
-        Self { preferred, first: min.number, span, start }
+    const fn span(&self) -> u32 {
+        (self.max.number as u32).wrapping_sub(self.min.number as u32).wrapping_add(1) & 0x1ffff
     }
 
-    /// The port to try at `attempt`, counted from 0.
+    /// How many holders are looked at with no port left.
     #[inline(always)]
-    pub const fn candidate(&self, attempt: u32) -> Port {
-        let offset = (self.preferred.number as u32).wrapping_sub(self.first as u32);
-        if attempt == 0 && offset < self.span {
-            return self.preferred;
+    pub const fn hand_tries(&self) -> u32 {
+        let span = self.span();
+        if span <= SMALL { span } else { HAND_TRIES }
+    }
+
+    /// Whether `port` is one of them.
+    #[inline(always)]
+    pub const fn contains(&self, port: Port) -> bool {
+        (port.number as u32).wrapping_sub(self.min.number as u32) < self.span()
+    }
+
+    /// The port that `random`, a random number, stands for. Multiply and shift: each is as likely as another to one
+    /// part in 2^16, without a division.
+    #[inline(always)]
+    pub const fn pick(&self, random: u32) -> Port {
+        let offset = (((random as u64) * (self.span() as u64)) >> 32) as u32;
+        Port::new((self.min.number as u32).wrapping_add(offset) as u16)
+    }
+
+    /// The ports of `64 * word..` that belong to the range, a bit for each.
+    #[inline(always)]
+    const fn ports_of(&self, word: u32) -> u64 {
+        between(word << 6, self.min.number as u32, self.max.number as u32)
+    }
+
+    /// The words of the 64 around `word` that have ports in the range, a bit for each.
+    #[inline(always)]
+    const fn words_around(&self, word: u32) -> u64 {
+        between(word & !63, self.min.number as u32 >> 6, self.max.number as u32 >> 6)
+    }
+
+    /// The groups of 64 words that have ports in the range, a bit for each.
+    #[inline(always)]
+    const fn groups(&self) -> u64 {
+        between(0, self.min.number as u32 >> 12, self.max.number as u32 >> 12)
+    }
+}
+
+/// The numbers of `base..base + 64` that lie in `first..=last`, a bit for each.
+#[inline(always)]
+const fn between(base: u32, first: u32, last: u32) -> u64 {
+    if base > last || base + 63 < first {
+        return 0;
+    }
+    let from = if first > base { u64::MAX << ((first - base) & 63) } else { u64::MAX };
+    let to = if last - base < 63 { u64::MAX >> ((63 - (last - base)) & 63) } else { u64::MAX };
+    from & to
+}
+
+/// What the search for a port tries next. Each stage is tried when those before it have found nothing.
+pub mod stage {
+    /// The pod's own port, or the one that the flow had before.
+    pub const PREFERRED: u32 = 0;
+    /// TCP: the pod's working set.
+    pub const SET: u32 = 1;
+    /// Random ports, of an endpoint of which nothing is known.
+    pub const BLIND: u32 = 2;
+    /// Ports that the endpoint's pool does not know to be taken.
+    pub const POOL: u32 = 3;
+    /// Taken ones, in turn: their flows may have ended.
+    pub const HAND: u32 = 4;
+}
+
+/// How far a search has come. It lies in a map, not on the stack: the verifier follows every value on the stack through
+/// every round, and does not come to an end with a count among them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Search {
+    /// One of [`stage`].
+    pub stage: u32,
+    /// Tries that the stage has left.
+    pub tries: u32,
+    /// The port that is tried first.
+    pub preferred: u32,
+    /// 1 for a TCP connection from its first segment: it can have the port of a closed one.
+    pub is_syn: u32,
+    /// That segment's sequence number.
+    pub seq: u32,
+    /// Its timestamp, 0 if it has none.
+    pub ts_val: u32,
+    /// The port found, 0 until then.
+    pub port: u32,
+    /// 1 if the table had no room.
+    pub no_room: u32,
+    /// Whether the port found belongs into the pod's working set.
+    pub keep: u32,
+    /// Whether the preferred port is left for later.
+    pub set_first: u32,
+    /// The word of the pool that is looked at next; counted on past the last, so that it shows when the walk is around.
+    pub at: u32,
+    /// Where the walk over the pool ends.
+    pub end: u32,
+    /// The first port to look at in each word of the pool.
+    pub turn: u32,
+}
+
+/// A search, where it lies.
+#[derive(Clone, Copy)]
+pub struct SearchRef<'a> {
+    search: NonNull<Search>,
+    map: PhantomData<&'a Search>,
+}
+
+macro_rules! field {
+    ($($get:ident, $set:ident;)+) => {
+        $(
+            #[doc = concat!("Reads `", stringify!($get), "`.")]
+            #[inline(always)]
+            pub fn $get(&self) -> u32 {
+                // SAFETY: `new` vouches for the memory; any bits are a value.
+                unsafe { (&raw const (*self.search.as_ptr()).$get).read_volatile() }
+            }
+
+            #[doc = concat!("Writes `", stringify!($get), "`.")]
+            #[inline(always)]
+            pub fn $set(&self, value: u32) {
+                // SAFETY: as above.
+                unsafe { (&raw mut (*self.search.as_ptr()).$get).write_volatile(value) }
+            }
+        )+
+    };
+}
+
+impl SearchRef<'_> {
+    /// Wraps a pointer to a search.
+    ///
+    /// # Safety
+    /// `search` points to a [`Search`] that stays readable and writable for `'a`.
+    #[inline(always)]
+    pub const unsafe fn new(search: NonNull<Search>) -> Self {
+        Self { search, map: PhantomData }
+    }
+
+    field! {
+        stage, set_stage;
+        tries, set_tries;
+        preferred, set_preferred;
+        is_syn, set_is_syn;
+        seq, set_seq;
+        ts_val, set_ts_val;
+        port, set_port;
+        no_room, set_no_room;
+        keep, set_keep;
+        set_first, set_set_first;
+        at, set_at;
+        end, set_end;
+        turn, set_turn;
+    }
+
+    /// Begins anew. What is not said here is 0.
+    #[inline(always)]
+    pub fn begin(&self, preferred: Port) {
+        // SAFETY: `new` vouches for the memory.
+        unsafe { self.search.as_ptr().write(Search::default()) };
+        self.set_preferred(preferred.number as u32);
+    }
+
+    /// Goes on to another stage, with so many tries.
+    #[inline(always)]
+    pub fn go_on(&self, stage: u32, tries: u32) {
+        self.set_stage(stage);
+        self.set_tries(tries);
+    }
+
+    /// Uses up a try of the stage; false if there is none left.
+    #[inline(always)]
+    pub fn has_try(&self) -> bool {
+        let tries = self.tries();
+        if tries == 0 {
+            return false;
         }
-        // A range that the stride divides would be walked in a few steps, over and over.
-        let stride = if self.span.is_multiple_of(STRIDE) { STRIDE + 1 } else { STRIDE };
-        let mut place = self.start + (attempt * stride) % if self.span == 0 { 1 } else { self.span };
-        if place >= self.span {
-            place -= self.span;
+        self.set_tries(tries - 1);
+        true
+    }
+
+    /// Begins a walk over the ports that a pool does not know to be taken, from `start` on and once around.
+    #[inline(always)]
+    pub fn walk_from(&self, start: Port) {
+        let word = start.number as u32 >> 6;
+        self.set_at(word);
+        self.set_end(word + POOL_WORDS as u32);
+        self.set_turn(start.number as u32 & 63);
+    }
+
+    /// Whether the walk is around.
+    #[inline(always)]
+    pub fn is_around(&self) -> bool {
+        self.at() >= self.end()
+    }
+
+    /// Walks on to the next word that may have a free port; the port to try, if it has.
+    #[inline(always)]
+    pub fn step(&self, pool: &PoolRef<'_>, range: &Range) -> Option<Port> {
+        let at = self.at();
+        let word = at & (POOL_WORDS as u32 - 1);
+        let open = !pool.full(word) & range.words_around(word) & (u64::MAX << (word & 63));
+        if open == 0 {
+            // On to the next group that may have room, the sixteen of them seen as a ring.
+            let groups = !pool.groups() & range.groups();
+            let ahead = (groups | groups << 16) >> ((word >> 6) + 1);
+            self.set_at(if ahead == 0 { self.end() } else { (at & !63) + 64 * (1 + lowest(ahead)) });
+            return None;
         }
-        Port::new((self.first as u32).wrapping_add(place) as u16)
+        let at = (at & !63) | lowest(open);
+        let word = at & (POOL_WORDS as u32 - 1);
+        let free = !pool.taken(word) & range.ports_of(word);
+        if free == 0 {
+            self.set_at(at + 1);
+            return None;
+        }
+        self.set_at(at);
+        let turn = self.turn() & 63;
+        let bit = lowest(free.rotate_right(turn)) + turn;
+        Some(Port::new((word << 6 | (bit & 63)) as u16))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::boxed::Box;
     use std::collections::HashSet;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::layout::pool::PortPool;
+
+    const WHOLE: Range = Range { min: Port::new(1024), max: Port::new(65535) };
 
     proptest! {
+        /// However the range lies, a walk over an empty pool finds each of its ports once, and ends.
         #[test]
-        fn candidates_stay_in_the_range_and_do_not_repeat(
-            preferred: u16, a in 1024u16.., b in 1024u16.., random: u32,
-        ) {
-            let (min, max) = (a.min(b), a.max(b));
-            let search = Search::new(Port::new(preferred), Port::new(min), Port::new(max), random);
-            let span = u32::from(max - min) + 1;
-            let mut seen = HashSet::new();
-            for attempt in 0..TRIES.min(span) {
-                let port = search.candidate(attempt).number;
-                prop_assert!((min..=max).contains(&port));
-                if attempt > 0 {
-                    prop_assert!(seen.insert(port), "{port} tried twice");
+        fn a_walk_finds_every_port_of_the_range(a in 1024u16.., span in 1u16..5000, random: u32) {
+            let range = Range { min: Port::new(a), max: Port::new(a.saturating_add(span - 1)) };
+            let mut pool = Box::new(PortPool::EMPTY);
+            // SAFETY: the box outlives the reference, and nobody else uses it.
+            let pool = unsafe { PoolRef::new(NonNull::from(&mut *pool)) };
+            let mut search = Search::default();
+            // SAFETY: as above.
+            let walk = unsafe { SearchRef::new(NonNull::from(&mut search)) };
+            walk.walk_from(range.pick(random));
+            let (mut found, mut steps) = (HashSet::new(), 0);
+            while !walk.is_around() {
+                steps += 1;
+                if let Some(port) = walk.step(&pool, &range) {
+                    prop_assert!(range.contains(port));
+                    prop_assert!(found.insert(port), "{port} twice");
+                    pool.set(port);
                 }
             }
+            prop_assert_eq!(found.len() as u32, range.span());
+            // One per port, one where each word turns out to be empty, and the ends.
+            prop_assert!(steps <= found.len() + found.len() / 64 + 24, "{} steps for {}", steps, found.len());
         }
 
+        /// With one port free, wherever it is, it is found in a few steps; with none, as few tell so.
         #[test]
-        fn the_flows_own_port_comes_first(preferred in 1024u16.., random: u32) {
-            let search = Search::new(Port::new(preferred), Port::new(1024), Port::new(65535), random);
-            prop_assert_eq!(search.candidate(0).number, preferred);
+        fn the_last_free_port_is_found_at_once(last in 1024u16.., random: u32) {
+            let mut pool = Box::new(PortPool::EMPTY);
+            // SAFETY: as above.
+            let pool = unsafe { PoolRef::new(NonNull::from(&mut *pool)) };
+            for port in 1024..=65535 {
+                pool.set(Port::new(port));
+            }
+            for free in [true, false] {
+                if free {
+                    pool.clear(Port::new(last));
+                } else {
+                    pool.set(Port::new(last));
+                }
+                let mut search = Search::default();
+                // SAFETY: as above.
+                let walk = unsafe { SearchRef::new(NonNull::from(&mut search)) };
+                walk.walk_from(WHOLE.pick(random));
+                let mut found = None;
+                let mut steps = 0;
+                while found.is_none() && !walk.is_around() {
+                    found = walk.step(&pool, &WHOLE);
+                    steps += 1;
+                }
+                prop_assert_eq!(found, free.then_some(Port::new(last)));
+                prop_assert!(steps <= 6, "{} steps", steps);
+            }
         }
     }
 
     #[test]
     fn the_whole_range_is_reachable_and_its_ends_too() {
-        let (min, max) = (Port::new(1024), Port::new(65535));
-        let start = |random| Search::new(Port::new(80), min, max, random).candidate(0).number;
-        assert_eq!(start(0), 1024);
-        assert_eq!(start(u32::MAX), 65535);
+        assert_eq!((WHOLE.pick(0).number, WHOLE.pick(u32::MAX).number), (1024, 65535));
     }
 }

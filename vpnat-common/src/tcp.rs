@@ -136,7 +136,8 @@ pub fn track(direction: Direction, own: &FlowRef<'_>, other: &FlowRef<'_>, segme
         if !believed {
             return Tracked { phase: before, refresh: false };
         }
-        own.set_sent(own.sent() | sent::RST);
+        let expected = if segment.seq == other.ack() { sent::RST_EXPECTED } else { 0 };
+        own.set_sent(own.sent() | sent::RST | expected);
         return Tracked { phase: Phase::TcpTrans, refresh: true };
     }
 
@@ -169,8 +170,8 @@ pub fn track(direction: Direction, own: &FlowRef<'_>, other: &FlowRef<'_>, segme
     let mut other_sent = other.sent();
     if matches!(before, Phase::TcpTrans) {
         // Life after a reset: the reset was not believed by its receiver (RFC 7857 section 2.2).
-        own_sent &= !sent::RST;
-        other_sent &= !sent::RST;
+        own_sent &= !(sent::RST | sent::RST_EXPECTED);
+        other_sent &= !(sent::RST | sent::RST_EXPECTED);
         other.set_sent(other_sent);
     }
     let closed_before = own_sent & other_sent & sent::FIN != 0;
@@ -188,6 +189,9 @@ pub fn track(direction: Direction, own: &FlowRef<'_>, other: &FlowRef<'_>, segme
     // The FIN itself must be in the window; what lies before it may be sent again.
     let fin = segment.flags & flags::FIN != 0 && in_window(segment.seq_end.wrapping_sub(1), other);
     if fin {
+        if own_sent & (sent::FIN | sent::FIN_ACKED) == sent::FIN_ACKED {
+            own_sent |= sent::CLOSED_SECOND;
+        }
         own_sent |= sent::FIN;
     }
     own.set_sent(own_sent);

@@ -13,6 +13,9 @@ mod kind {
 /// Options looked at, at most: 40 bytes hold no more that are not padding.
 const MOST: u32 = 16;
 
+/// A timestamp behind two bytes of padding.
+const USUAL_HEAD: u32 = u32::from_ne_bytes([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
+
 /// What the options of one segment say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TcpOptions {
@@ -20,6 +23,13 @@ pub struct TcpOptions {
     pub window_scale: u8,
     /// Timestamp value (RFC 7323 section 3), 0 if there is none.
     pub ts_val: u32,
+}
+
+/// A timestamp value; 0, which means that there is none, becomes the next one.
+#[inline(always)]
+const fn not_none(value: [u8; 4]) -> u32 {
+    let value = u32::from_be_bytes(value);
+    if value == 0 { 1 } else { value }
 }
 
 struct Reading<'a, P> {
@@ -49,7 +59,7 @@ impl<P: Packet> Round for Reading<'_, P> {
             }
             kind::TIMESTAMPS if len == 10 => {
                 if let Some(value) = self.packet.load_at::<[u8; 4]>(self.at + 2) {
-                    self.options.ts_val = u32::from_be_bytes(value);
+                    self.options.ts_val = not_none(value);
                 }
             }
             _ => {}
@@ -67,5 +77,17 @@ impl TcpOptions {
         let mut reading = Reading { packet, at, end, options: Self::default() };
         tables.repeat(MOST, &mut reading);
         reading.options
+    }
+
+    /// Reads the timestamp alone, in the place where nearly every stack puts it (RFC 7323 appendix A) or wherever it is.
+    #[inline(always)]
+    pub fn timestamp<T: Tables, P: Packet>(tables: &T, packet: &P, at: usize, end: usize) -> u32 {
+        if at + 12 <= end
+            && let Some([head, value]) = packet.load_at::<[u32; 2]>(at)
+            && head == USUAL_HEAD
+        {
+            return not_none(value.to_ne_bytes());
+        }
+        if at == end { 0 } else { Self::read(tables, packet, at, end).ts_val }
     }
 }

@@ -9,9 +9,12 @@ use vpnat_common::layout::device::{Device, XdpPort};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
 use vpnat_common::layout::held::{self, Aside, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
+use vpnat_common::layout::pool::{POOLS, PoolKey, PortPool};
+use vpnat_common::layout::recycling::{SetKey, WORKING_SETS as WORKING_SET_COUNT, WorkingSet};
 use vpnat_common::layout::rehearsal::Report;
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use vpnat_common::layout::{MAX_DEVICES, MAX_VENDORS};
+use vpnat_common::ports::Search;
 
 /// 2^32 / HZ, set by the agent: jiffies times this, shifted right by 32, are seconds.
 #[unsafe(no_mangle)]
@@ -49,6 +52,26 @@ pub static ASIDE: PerCpuArray<Aside, 1> = PerCpuArray::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<FlowEntry, 1> = PerCpuArray::new();
 
+/// An LRU map: a pool is a hint, and the endpoint that is no longer busy makes room for one that is.
+#[btf_map]
+pub static PORT_POOLS: LruHashMap<PoolKey, PortPool, POOLS> = LruHashMap::new();
+
+/// What a new pool begins with; nobody writes it. Not pinned.
+#[btf_map]
+pub static NEW_POOL: Array<PortPool, 1> = Array::new();
+
+/// An LRU map: a pod that opens no connections needs no set.
+#[btf_map]
+pub static WORKING_SETS: LruHashMap<SetKey, WorkingSet, WORKING_SET_COUNT> = LruHashMap::new();
+
+/// What a new set begins with. Not pinned.
+#[btf_map]
+pub static NEW_SET: Array<WorkingSet, 1> = Array::new();
+
+/// Where the search for a port is kept; not pinned either.
+#[btf_map]
+pub static SEARCH: PerCpuArray<Search, 1> = PerCpuArray::new();
+
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 
@@ -77,13 +100,20 @@ pub static XDP_DEVICES: DevMap<{ MAX_DEVICES as usize }> = DevMap::new();
 pub static COUNTERS: PerCpuArray<Count, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
 
 /// What a rehearsal has read and written of the flow table. Not pinned: each rehearsal has its own, of the size that
-/// is set when it is loaded, and in all other loads the next three are as good as nothing.
+/// is set when it is loaded, and in all other loads these are as good as nothing.
 #[btf_map]
 pub static REHEARSED: HashMap<FlowKey, FlowEntry, 1> = HashMap::new();
 
 /// Keys that a rehearsal has removed.
 #[btf_map]
 pub static REHEARSED_GONE: HashMap<FlowKey, u32, 1> = HashMap::new();
+
+/// A rehearsal's copies of port pools and working sets.
+#[btf_map]
+pub static REHEARSED_POOLS: HashMap<PoolKey, PortPool, 2> = HashMap::new();
+
+#[btf_map]
+pub static REHEARSED_SETS: HashMap<SetKey, WorkingSet, 2> = HashMap::new();
 
 #[btf_map]
 pub static REPORT: Array<Report, 1> = Array::new();

@@ -16,10 +16,18 @@ use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::Device;
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::outcome::Hook;
+use vpnat_common::layout::pool::{PoolKey, PortPool};
+use vpnat_common::layout::recycling::{SetKey, WorkingSet};
 use vpnat_common::layout::rehearsal::{Report, asked};
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
+use vpnat_common::pool_ref::PoolRef;
+use vpnat_common::ports::SearchRef;
+use vpnat_common::recycling::SetRef;
 
-use crate::maps::{FLOWS, REHEARSED, REHEARSED_GONE, REPORT, SCRATCH};
+use crate::maps::{
+    FLOWS, NEW_POOL, NEW_SET, PORT_POOLS, REHEARSED, REHEARSED_GONE, REHEARSED_POOLS, REHEARSED_SETS, REPORT,
+    SCRATCH, WORKING_SETS,
+};
 use crate::tables::{Kernel, Surroundings};
 
 /// The kernel's tables, read only.
@@ -58,6 +66,31 @@ fn copy_of(key: &FlowKey) -> Option<NonNull<FlowEntry>> {
     let live: &FlowEntry = unsafe { &*FLOWS.get_ptr(key)? };
     REHEARSED.insert(key, live, BPF_NOEXIST as u64).ok()?;
     NonNull::new(REHEARSED.get_ptr_mut(key)?)
+}
+
+/// This rehearsal's copy of the pool of `key`, likewise.
+#[inline(always)]
+fn pool_of(key: &PoolKey) -> Option<NonNull<PortPool>> {
+    if REHEARSED_POOLS.get_ptr(key).is_none() {
+        // SAFETY: as in `copy_of`.
+        let live: &PortPool = unsafe { &*PORT_POOLS.get_ptr(key)? };
+        REHEARSED_POOLS.insert(key, live, BPF_NOEXIST as u64).ok()?;
+    }
+    NonNull::new(REHEARSED_POOLS.get_ptr_mut(key)?)
+}
+
+/// This rehearsal's copy of the working set of `key`, likewise; an empty one if there is none.
+#[inline(always)]
+fn set_of(key: &SetKey) -> Option<NonNull<WorkingSet>> {
+    if REHEARSED_SETS.get_ptr(key).is_none() {
+        let made = match WORKING_SETS.get_ptr(key) {
+            // SAFETY: as in `copy_of`.
+            Some(live) => REHEARSED_SETS.insert(key, unsafe { &*live }, BPF_NOEXIST as u64),
+            None => REHEARSED_SETS.insert(key, NEW_SET.get(0)?, BPF_NOEXIST as u64),
+        };
+        made.ok()?;
+    }
+    NonNull::new(REHEARSED_SETS.get_ptr_mut(key)?)
 }
 
 /// Inserts into the copy what is in neither table.
@@ -126,6 +159,31 @@ impl Tables for Rehearsal {
     fn scratch(&self) -> Option<FlowRef<'_>> {
         // Not pinned, so it is this rehearsal's own.
         self.kernel.scratch()
+    }
+
+    #[inline(always)]
+    fn search(&self) -> Option<SearchRef<'_>> {
+        // Not pinned either.
+        self.kernel.search()
+    }
+
+    #[inline(always)]
+    fn pool(&self, key: &PoolKey) -> Option<PoolRef<'_>> {
+        // SAFETY: a value of REHEARSED_POOLS stays readable and writable until the program ends.
+        pool_of(key).map(|pool| unsafe { PoolRef::new(pool) })
+    }
+
+    #[inline(always)]
+    fn make_pool(&self, key: &PoolKey) {
+        if let Some(empty) = NEW_POOL.get(0) {
+            let _ = REHEARSED_POOLS.insert(key, empty, BPF_NOEXIST as u64);
+        }
+    }
+
+    #[inline(always)]
+    fn working_set(&self, key: &SetKey) -> Option<SetRef<'_>> {
+        // SAFETY: a value of REHEARSED_SETS stays readable and writable until the program ends.
+        set_of(key).map(|set| unsafe { SetRef::new(set) })
     }
 
     #[inline(always)]

@@ -15,13 +15,19 @@ use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::Device;
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::outcome::Hook;
+use vpnat_common::layout::pool::PoolKey;
+use vpnat_common::layout::recycling::SetKey;
 use vpnat_common::layout::vendor::{
     EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, VendorPolicy,
 };
+use vpnat_common::pool_ref::PoolRef;
+use vpnat_common::ports::SearchRef;
+use vpnat_common::recycling::SetRef;
 
 use crate::maps::{
     CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD, HELD_SHARES, IDENTIFICATIONS,
-    SCRATCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS,
+    NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS,
+    WORKING_SETS,
 };
 
 const EEXIST: i32 = -17;
@@ -132,6 +138,13 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn search(&self) -> Option<SearchRef<'_>> {
+        let search = NonNull::new(SEARCH.get_ptr_mut(0)?)?;
+        // SAFETY: a value of SEARCH stays readable and writable until the program ends.
+        Some(unsafe { SearchRef::new(search) })
+    }
+
+    #[inline(always)]
     fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
         match SCRATCH.get(0) {
             Some(entry) => self.insert_flow(key, entry),
@@ -143,6 +156,34 @@ impl Tables for Kernel {
     fn remove_flow(&self, key: &FlowKey) {
         // Gone already is as good.
         let _ = FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn pool(&self, key: &PoolKey) -> Option<PoolRef<'_>> {
+        let pool = NonNull::new(PORT_POOLS.get_ptr_mut(key)?)?;
+        // SAFETY: a value of PORT_POOLS stays readable and writable until the program ends.
+        Some(unsafe { PoolRef::new(pool) })
+    }
+
+    #[inline(always)]
+    fn make_pool(&self, key: &PoolKey) {
+        if let Some(empty) = NEW_POOL.get(0) {
+            // Made by another CPU meanwhile is as good.
+            let _ = PORT_POOLS.insert(key, empty, BPF_NOEXIST as u64);
+        }
+    }
+
+    #[inline(always)]
+    fn working_set(&self, key: &SetKey) -> Option<SetRef<'_>> {
+        if let Some(set) = WORKING_SETS.get_ptr_mut(key).and_then(NonNull::new) {
+            // SAFETY: a value of WORKING_SETS stays readable and writable until the program ends.
+            return Some(unsafe { SetRef::new(set) });
+        }
+        // Made by another CPU meanwhile is as good.
+        let _ = WORKING_SETS.insert(key, NEW_SET.get(0)?, BPF_NOEXIST as u64);
+        let set = NonNull::new(WORKING_SETS.get_ptr_mut(key)?)?;
+        // SAFETY: as above.
+        Some(unsafe { SetRef::new(set) })
     }
 
     #[inline(always)]
@@ -204,7 +245,11 @@ impl Tables for Kernel {
     #[inline(always)]
     fn device(&self, ifindex: u32) -> Option<Device> {
         // SAFETY: copied at once.
-        unsafe { DEVICES.get(ifindex).copied() }
+        let found = unsafe { DEVICES.get(ifindex) };
+        // Bytes of a device that is not there are bytes all the same: the compiler shifts them into place before it
+        // asks, and the verifier refuses to let it touch what was never set.
+        let device = found.copied().unwrap_or_default();
+        found.is_some().then_some(device)
     }
 
     // Not by way of an option: the compiler may touch what is in it before it knows that there is something, and the

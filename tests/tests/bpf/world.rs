@@ -23,6 +23,8 @@ use vpnat_common::layout::device::{Device, XdpPort, role};
 use vpnat_common::layout::flow::{FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, counter_index};
+use vpnat_common::layout::pool::{PoolKey, PortPool};
+use vpnat_common::layout::recycling::{SetKey, WorkingSet};
 use vpnat_common::layout::user::FlowEntryBytes;
 use vpnat_common::layout::vendor::{
     EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, SourceRule, VendorPolicy,
@@ -95,6 +97,8 @@ pub struct World {
     /// The flow table.
     pub flows: HashMap<MapData, FlowKey, FlowEntryBytes>,
     fragments: HashMap<MapData, FragmentKey, [u8; size_of::<FragmentEntry>()]>,
+    pools: HashMap<MapData, PoolKey, PortPool>,
+    sets: HashMap<MapData, SetKey, WorkingSet>,
     counters: PerCpuArray<MapData, Count>,
     counters_map: MapData,
     programs: Ebpf,
@@ -158,6 +162,8 @@ impl World {
             maps: ConfigMaps::open(&pins).expect("the configuration's maps"),
             flows: taken(&mut programs, names::FLOWS),
             fragments: taken(&mut programs, names::FRAGMENTS),
+            pools: taken(&mut programs, names::PORT_POOLS),
+            sets: taken(&mut programs, names::WORKING_SETS),
             counters: taken(&mut programs, names::COUNTERS),
             counters_map: MapData::from_pin(pins.map(names::COUNTERS)).expect("the pinned counters"),
             programs,
@@ -209,6 +215,13 @@ impl World {
         }
         for key in self.fragments.keys().flatten().collect::<Vec<_>>() {
             self.fragments.remove(&key).expect("remove a fragment's decision");
+        }
+        // What they say of ports is about the flows that have just gone.
+        for key in self.pools.keys().flatten().collect::<Vec<_>>() {
+            self.pools.remove(&key).expect("remove a port pool");
+        }
+        for key in self.sets.keys().flatten().collect::<Vec<_>>() {
+            self.sets.remove(&key).expect("remove a working set");
         }
         for key in self.maps.devices.keys().flatten().collect::<Vec<_>>() {
             self.maps.devices.remove(&key).expect("remove a device");

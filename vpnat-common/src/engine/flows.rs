@@ -13,6 +13,7 @@ use crate::flow_ref::{FlowRef, Rewrite};
 use crate::layout::MAX_EGRESS_PER_VENDOR;
 use crate::layout::clock::Moment;
 use crate::layout::flow::{Direction, FlowEntry, FlowKey, sent};
+use crate::layout::pool::PoolKey;
 use crate::layout::vendor::VendorPolicy;
 use crate::packet::{Ip, Packet, Subject};
 
@@ -89,7 +90,7 @@ pub fn remove<T: Tables>(
     }
     let other_key = pair_key(key, direction, rewrite);
     // A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
-    let other = tables.flow(&other_key).filter(|other| is_pair(key, direction, &other_key, other));
+    let other = pair_of(tables, key, direction, &other_key);
     let other_timer = match &other {
         Some(other) => other.expires(),
         None => GONE,
@@ -109,14 +110,44 @@ pub fn remove<T: Tables>(
             tables.remove_flow(&other_key);
         }
         tables.remove_flow(key);
+        release_port(
+            tables,
+            match direction {
+                Direction::Outbound => &other_key,
+                Direction::Inbound => key,
+            },
+        );
     }
     claimed
+}
+
+/// Takes note that the port of the inbound key `inbound`, whose entry is gone from the table, is free. After the
+/// removal: whoever finds the port taken in between marks it and looks again.
+#[inline(always)]
+pub fn release_port<T: Tables>(tables: &T, inbound: &FlowKey) {
+    if let Some(pool) = tables.pool(&PoolKey::of(inbound)) {
+        pool.clear(inbound.dst_port);
+    }
 }
 
 /// Whether a timer still runs, or has ended less than `grace` seconds ago.
 #[inline(always)]
 const fn runs(timer: Moment, now: Moment, grace: u32) -> bool {
     timer.seconds != GONE.seconds && timer.after(grace.wrapping_sub(1)).is_after(now)
+}
+
+/// The other half of the entry of `key`, if there is one under `other_key`.
+#[inline(always)]
+fn pair_of<'a, T: Tables>(
+    tables: &'a T,
+    key: &FlowKey,
+    direction: Direction,
+    other_key: &FlowKey,
+) -> Option<FlowRef<'a>> {
+    match tables.flow(other_key) {
+        Some(other) if is_pair(key, direction, other_key, &other) => Some(other),
+        _ => None,
+    }
 }
 
 /// Whether `other`, found under `other_key`, is the other half of the entry of `key`.
@@ -144,6 +175,12 @@ pub fn port_of<T: Tables, P: Packet>(tables: &T, packet: &P) -> Port {
         Some(to) => to.port,
         None => Port::new(0),
     }
+}
+
+/// The outbound half of the flow whose inbound half, with the key `inbound`, translates to `to`.
+#[inline(always)]
+pub fn outbound_of<'a, T: Tables>(tables: &'a T, inbound: &FlowKey, to: &Rewrite) -> Option<FlowRef<'a>> {
+    pair_of(tables, inbound, Direction::Inbound, &outbound_key(inbound, to.addr, to.port))
 }
 
 /// What a look at a flow's timers found.
@@ -181,6 +218,9 @@ pub fn renew<T: Tables>(
         Some(other) if !is_pair(key, direction, &other_key, other) => {
             // The other half is another flow's: this one is a leftover.
             tables.remove_flow(key);
+            if matches!(direction, Direction::Inbound) {
+                release_port(tables, key);
+            }
             return Renewal::Over;
         }
         _ => {}

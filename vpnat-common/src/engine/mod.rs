@@ -125,4 +125,13 @@ impl Clock {
     pub const fn deadline(&self, seconds: u32) -> Moment {
         self.now.after(seconds.saturating_add(STAMP_SECONDS))
     }
+
+    /// How long ago a timer of `seconds` was started that ends at `deadline`, in seconds: rounded down, negative if it
+    /// was none of that length.
+    #[inline(always)]
+    pub const fn since_start(&self, deadline: Moment, seconds: u32) -> i32 {
+        let start = deadline.seconds.wrapping_sub(seconds.saturating_add(STAMP_SECONDS)).wrapping_sub(1);
+        // The second in which it was started had begun before.
+        self.now.seconds.wrapping_sub(start) as i32 - 1
+    }
 }

@@ -1,59 +1,233 @@
 //! A flow being made: the search for its port, and both entries.
 
-use super::flows::{GRACE_S, When, inbound_key, remove};
+use super::Clock;
+use super::flows::{GRACE_S, When, inbound_key, outbound_of, release_port, remove};
 use super::tables::{Refused, Round, Tables};
 use crate::addr::{Ip4, Port};
 use crate::checksum;
 use crate::flow_ref::{FlowRef, Rewrite};
-use crate::layout::clock::Moment;
-use crate::layout::flow::{Direction, FlowKey};
+use crate::layout::flow::{Direction, FlowKey, Phase};
 use crate::layout::outcome::Outcome;
+use crate::layout::pool::PoolKey;
+use crate::layout::recycling::SetKey;
 use crate::layout::vendor::VendorPolicy;
-use crate::ports::{Search, TRIES};
+use crate::pool_ref::ones;
+use crate::ports::{BLIND_TRIES, POOL_TRIES, ROUNDS, Range, SAMPLE, SearchRef, stage};
+use crate::recycling::{
+    self, Claimant, LAST_TRIES, LIVE_COSTS, RECENT_COSTS, REST_S, SET_TRIES, SHORT_S, Syn,
+};
 
 /// A flow being made. One entry, outside the stack, serves for both halves: inbound first.
 pub struct Opening<'a, T> {
     tables: &'a T,
     entry: FlowRef<'a>,
-    now: Moment,
+    policy: &'a VendorPolicy,
     /// The outbound key.
     key: &'a FlowKey,
     egress: Ip4,
-    search: Search,
-    /// The port found, 0 until then.
-    port: Port,
-    /// Why there is none.
-    failure: Outcome,
+    search: SearchRef<'a>,
 }
 
 impl<'a, T: Tables> Opening<'a, T> {
-    /// The flow of the outbound `key` by way of `egress`, made at `now` in `entry`.
+    /// The flow of the outbound `key` by way of `egress`, made now in `entry`.
     #[inline(always)]
-    pub const fn new(tables: &'a T, entry: FlowRef<'a>, now: Moment, key: &'a FlowKey, egress: Ip4) -> Self {
-        Self {
-            tables,
-            entry,
-            now,
-            key,
-            egress,
-            search: Search::NONE,
-            port: Port::new(0),
-            failure: Outcome::PortsExhausted,
-        }
+    pub const fn new(
+        tables: &'a T,
+        entry: FlowRef<'a>,
+        key: &'a FlowKey,
+        egress: Ip4,
+        policy: &'a VendorPolicy,
+        search: SearchRef<'a>,
+    ) -> Self {
+        Self { tables, entry, policy, key, egress, search }
     }
 
-    /// Finds a port, `preferred` if it can be, and inserts the inbound half with it.
+    /// Finds a port and inserts the inbound half with it: that which the flow had `before`, if it is not 0, or else the
+    /// pod's own, if that can be. With `syn`, it may be that of a closed connection.
     ///
     /// # Errors
     /// [`Outcome::PortsExhausted`] or [`Outcome::TableFull`]; nothing is left behind.
     #[inline(always)]
-    pub fn take_port(&mut self, policy: &VendorPolicy, preferred: Port) -> Result<(), Outcome> {
+    pub fn take_port(&mut self, before: Port, syn: Option<Syn>) -> Result<(), Outcome> {
         let (tables, key) = (self.tables, self.key);
-        self.search = Search::new(preferred, policy.port_min, policy.port_max, tables.random());
+        let search = self.search;
+        search.begin(if before.number == 0 { key.src_port } else { before });
+        if let Some(syn) = syn {
+            search.set_is_syn(1);
+            search.set_seq(syn.seq);
+            search.set_ts_val(syn.ts_val);
+            if before.number == 0
+                && let Some(pool) = tables.pool(&self.pool_key())
+            {
+                // Where half of the ports are taken, new ones are left to pods that need them for their working sets.
+                let taken = ones(pool.taken(key.src_port.number as u32 >> 6));
+                search.set_set_first((taken >= 32) as u32);
+            }
+        }
         let delta = checksum::delta32(self.egress.to_ne(), key.src.to_ne());
         self.entry.set_rewrite(Direction::Inbound, key.src, key.src_port, delta);
-        tables.repeat(TRIES, self);
-        if self.port.number == 0 { Err(self.failure) } else { Ok(()) }
+        tables.repeat(ROUNDS, self);
+        if search.port() == 0 {
+            return Err(if search.no_room() != 0 { Outcome::TableFull } else { Outcome::PortsExhausted });
+        }
+        if search.keep() != 0 {
+            self.keep(self.port());
+        }
+        if let Some(pool) = tables.pool(&self.pool_key()) {
+            pool.set(self.port());
+        } else if key.check(Direction::Outbound) & (SAMPLE - 1) == 0 {
+            // A pool that is made while most ports are free knows nearly all that will be taken.
+            let probe = inbound_key(key, self.egress, self.range().pick(tables.random()));
+            if tables.flow(&probe).is_some() {
+                tables.make_pool(&self.pool_key());
+            }
+        }
+        Ok(())
+    }
+
+    /// The port found.
+    #[inline(always)]
+    fn port(&self) -> Port {
+        Port::new(self.search.port() as u16)
+    }
+
+    #[inline(always)]
+    const fn range(&self) -> Range {
+        Range { min: self.policy.port_min, max: self.policy.port_max }
+    }
+
+    #[inline(always)]
+    const fn pool_key(&self) -> PoolKey {
+        PoolKey::of(&inbound_key(self.key, self.egress, Port::new(0)))
+    }
+
+    #[inline(always)]
+    const fn set_key(&self) -> SetKey {
+        let key = self.key;
+        SetKey { pod: key.src, remote: key.dst, egress: self.egress, remote_port: key.dst_port, _pad: 0 }
+    }
+
+    /// Puts a port into the pod's working set.
+    #[inline(always)]
+    fn keep(&self, port: Port) {
+        if let Some(set) = self.tables.working_set(&self.set_key()) {
+            set.push(port);
+        }
+    }
+
+    /// The next port to try; `None` if this round only goes on to another place or stage.
+    #[inline(always)]
+    fn candidate(&self) -> Option<Port> {
+        let (tables, range, search) = (self.tables, self.range(), self.search);
+        let preferred = Port::new(search.preferred() as u16);
+        if search.stage() == stage::PREFERRED {
+            search.go_on(stage::SET, if search.is_syn() != 0 { SET_TRIES } else { 0 });
+            return (search.set_first() == 0 && range.contains(preferred)).then_some(preferred);
+        }
+        if search.stage() == stage::SET {
+            if search.has_try() {
+                search.set_keep(1);
+                let set = tables.working_set(&self.set_key());
+                if let Some(port) = set.and_then(|set| set.pop()) {
+                    return Some(port);
+                }
+            }
+            search.go_on(stage::BLIND, if search.is_syn() != 0 { BLIND_TRIES / 2 } else { BLIND_TRIES });
+            if search.set_first() != 0 && range.contains(preferred) {
+                return Some(preferred);
+            }
+        }
+        let known = tables.pool(&self.pool_key());
+        if search.stage() == stage::BLIND {
+            // Also where much is known: a closed connection that gives way leaves the free ports to others.
+            if (known.is_none() || search.is_syn() != 0) && search.has_try() {
+                return Some(range.pick(tables.random()));
+            }
+            search.go_on(stage::POOL, POOL_TRIES);
+            search.walk_from(range.pick(tables.random()));
+            if known.is_none() {
+                tables.make_pool(&self.pool_key());
+                return None;
+            }
+        }
+        let Some(pool) = known else {
+            // Another endpoint has taken its place already.
+            search.go_on(stage::HAND, 0);
+            return None;
+        };
+        if search.stage() == stage::POOL {
+            if search.tries() != 0 && !search.is_around() {
+                let port = search.step(&pool, &range)?;
+                search.has_try();
+                // Before it is inserted, so that another CPU looks elsewhere.
+                pool.set(port);
+                return Some(port);
+            }
+            // With ports left that the pool has still to learn of, a datagram can wait for the next try.
+            let tries = if search.is_syn() != 0 {
+                LAST_TRIES
+            } else if search.tries() == 0 {
+                0
+            } else {
+                range.hand_tries()
+            };
+            search.go_on(stage::HAND, tries);
+        }
+        if !search.has_try() {
+            return None;
+        }
+        let chance = range.pick(tables.random());
+        // Ports that were given out one after the other stand together, and so do those that closed a moment ago.
+        Some(if search.tries() >= range.hand_tries() {
+            chance
+        } else {
+            pool.turn_hand(range.min, range.max, chance)
+        })
+    }
+
+    /// Whether everything has been tried.
+    #[inline(always)]
+    fn is_over(&self) -> bool {
+        self.search.stage() == stage::HAND && self.search.tries() == 0
+    }
+
+    /// When the flow that holds the port of `reverse` may be removed for this one.
+    #[inline(always)]
+    fn may_take(&self, reverse: &FlowKey, holder: &FlowRef<'_>, held: &Rewrite) -> When {
+        let over = When::OverFor(GRACE_S);
+        if self.search.is_syn() == 0 {
+            return over;
+        }
+        let (search, timeouts, clock) = (self.search, &self.policy.timeouts, Clock::read(self.tables));
+        let syn = Syn { seq: search.seq(), ts_val: search.ts_val() };
+        let Some(outbound) = outbound_of(self.tables, reverse, held) else { return over };
+        let Some(phase) = outbound.phase() else { return over };
+        let closed = matches!(phase, Phase::TcpBothFin | Phase::TcpTrans);
+        let same = held.addr == self.key.src;
+        let claimant = match (same, search.stage() == stage::HAND) {
+            (true, _) => Claimant::Same,
+            (false, true) => Claimant::Last,
+            (false, false) => Claimant::Other,
+        };
+        let gives_way = recycling::gives_way(&outbound, holder, &syn, claimant);
+        let rested = clock.since_start(outbound.expires(), timeouts.of(phase)) >= REST_S;
+        if gives_way && rested {
+            return When::Now;
+        }
+        let mut costs = 1;
+        if search.stage() == stage::SET && same {
+            let age = clock.now.seconds.wrapping_sub(outbound.created().seconds);
+            if closed || age <= SHORT_S {
+                self.keep(reverse.dst_port);
+            }
+            if gives_way || !closed {
+                costs = RECENT_COSTS;
+            }
+        } else if claimant == Claimant::Last && !closed {
+            costs = LIVE_COSTS;
+        }
+        search.set_tries(search.tries().saturating_sub(costs - 1));
+        over
     }
 
     /// Inserts the outbound half.
@@ -64,14 +238,15 @@ impl<'a, T: Tables> Opening<'a, T> {
     pub fn complete(&self, vendor: u8) -> Result<(), Outcome> {
         let (tables, key) = (self.tables, self.key);
         let addr_delta = checksum::delta32(key.src.to_ne(), self.egress.to_ne());
-        let ours = Rewrite { addr: self.egress, port: self.port, addr_delta, vendor };
-        self.entry.set_rewrite(Direction::Outbound, self.egress, self.port, addr_delta);
+        let port = self.port();
+        let ours = Rewrite { addr: self.egress, port, addr_delta, vendor };
+        self.entry.set_rewrite(Direction::Outbound, self.egress, port, addr_delta);
         self.entry.set_check(key.check(Direction::Outbound));
-        let reverse = inbound_key(key, self.egress, self.port);
+        let reverse = inbound_key(key, self.egress, port);
         match tables.insert_scratch(key) {
             Ok(()) => Ok(()),
             Err(Refused::Full) => {
-                tables.remove_flow(&reverse);
+                self.withdraw(&reverse);
                 Err(Outcome::TableFull)
             }
             // Another CPU has made the same flow meanwhile. If it took the same port it shares our inbound
@@ -80,24 +255,35 @@ impl<'a, T: Tables> Opening<'a, T> {
                 let theirs = tables.flow(key);
                 let same = theirs.is_some_and(|entry| entry.rewrite(key, Direction::Outbound) == Some(ours));
                 if !same {
-                    tables.remove_flow(&reverse);
+                    self.withdraw(&reverse);
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Takes the inbound half back.
+    #[inline(always)]
+    fn withdraw(&self, reverse: &FlowKey) {
+        self.tables.remove_flow(reverse);
+        release_port(self.tables, reverse);
     }
 }
 
 impl<T: Tables> Round for Opening<'_, T> {
     /// Tries one port by inserting the inbound half.
     #[inline(always)]
-    fn round(&mut self, index: u32) -> bool {
-        let port = self.search.candidate(index);
+    fn round(&mut self, _: u32) -> bool {
+        let Some(port) = self.candidate() else { return self.is_over() };
         let reverse = inbound_key(self.key, self.egress, port);
         self.entry.set_check(reverse.check(Direction::Inbound));
         let mut result = self.tables.insert_scratch(&reverse);
         if result == Err(Refused::Exists) {
-            let Some(holder) = self.tables.flow(&reverse) else { return false };
+            let Some(holder) = self.tables.flow(&reverse) else {
+                // Given back in between: it must not stay marked.
+                release_port(self.tables, &reverse);
+                return false;
+            };
             let Some(held) = holder.rewrite(&reverse, Direction::Inbound) else { return false };
             if held.addr == self.key.src && held.port == self.key.src_port {
                 // Our own inbound half: its outbound half is lost, or being made on another CPU. It starts anew.
@@ -107,22 +293,32 @@ impl<T: Tables> Round for Opening<'_, T> {
                     holder.set_phase(phase);
                 }
                 result = Ok(());
-            } else if remove(
-                self.tables,
-                self.now,
-                &reverse,
-                Direction::Inbound,
-                &holder,
-                &held,
-                When::OverFor(GRACE_S),
-            ) {
-                result = self.tables.insert_scratch(&reverse);
+            } else {
+                let when = self.may_take(&reverse, &holder, &held);
+                if remove(
+                    self.tables,
+                    Clock::read(self.tables).now,
+                    &reverse,
+                    Direction::Inbound,
+                    &holder,
+                    &held,
+                    when,
+                ) {
+                    result = self.tables.insert_scratch(&reverse);
+                }
             }
         }
         match result {
-            Ok(()) => self.port = port,
-            Err(Refused::Full) => self.failure = Outcome::TableFull,
-            Err(Refused::Exists) => return false,
+            Ok(()) => self.search.set_port(port.number as u32),
+            Err(Refused::Full) => {
+                self.search.set_no_room(1);
+                release_port(self.tables, &reverse);
+            }
+            Err(Refused::Exists) => {
+                // On from another place: taken ports stand together.
+                self.search.walk_from(self.range().pick(self.tables.random()));
+                return self.is_over();
+            }
         }
         true
     }

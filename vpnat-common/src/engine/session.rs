@@ -19,6 +19,7 @@ use crate::layout::flow::{Direction, FlowKey, Phase, protocol, sent};
 use crate::layout::outcome::Outcome;
 use crate::layout::vendor::flag;
 use crate::packet::{Ip, Kind, Packet, Subject, transport};
+use crate::recycling::Syn;
 use crate::tcp::{self, MAX_WINDOW_SCALE, flags};
 use crate::tcp_options::TcpOptions;
 
@@ -221,6 +222,13 @@ pub fn follow<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
         let options = options_of(tables, packet, &ip, &subject);
         entry.set_window_scale(options.window_scale);
         entry.set_ts_val(options.ts_val);
+    } else if matches!(direction, Direction::Outbound) {
+        // The newest that the vendor's end may have seen decides whether the port can be used again.
+        let at = ip.header_len + transport::TCP_LEN;
+        let newest = TcpOptions::timestamp(tables, packet, at, ip.header_len + segment.header_len as usize);
+        if newest.wrapping_sub(entry.ts_val()) as i32 > 0 {
+            entry.set_ts_val(newest);
+        }
     }
     let before = entry.phase();
     let tracked = tcp::track(direction, &entry, &other, &segment);
@@ -269,6 +277,7 @@ pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission:
     let ends = |outcome| Decision::of(vendor, outcome);
     let Some(policy) = tables.policy(vendor) else { return ends(Outcome::NotReady) };
     let Some(entry) = tables.scratch() else { return ends(Outcome::NotReady) };
+    let Some(search) = tables.search() else { return ends(Outcome::NotReady) };
     let Ok(ip) = Ip::read(packet) else { return ends(Outcome::BadHeader) };
     let Ok(subject) = Subject::read::<P, false>(packet, &ip) else { return ends(Outcome::BadHeader) };
     let key: FlowKey = subject.key;
@@ -291,15 +300,15 @@ pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission:
         // An answer to a question that nobody could have asked through here.
         Kind::Reply => return ends(Outcome::IcmpTypeRefused),
     };
-    let preferred = if admission.preferred.number == 0 { key.src_port } else { admission.preferred };
     let clock = Clock::read(tables);
     entry.begin(vendor, phase, clock.deadline(policy.timeouts.of(phase)), clock.now);
     if sent & sent::ACK != 0 {
         // Nobody knows the vendor's scale either.
         entry.set_window_scale(MAX_WINDOW_SCALE);
     }
-    let mut opening = Opening::new(tables, entry, clock.now, &key, admission.egress);
-    if let Err(outcome) = opening.take_port(policy, preferred) {
+    let mut opening = Opening::new(tables, entry, &key, admission.egress, policy, search);
+    let syn = (sent == sent::SYN).then_some(Syn { seq: subject.tcp.seq, ts_val: options.ts_val });
+    if let Err(outcome) = opening.take_port(admission.preferred, syn) {
         return ends(outcome);
     }
     // Only this half's way is known. The inbound half keeps stamp 0, so that its first packet asks for one.

@@ -9,8 +9,13 @@ use crate::layout::clock::{Moment, Settings};
 use crate::layout::device::Device;
 use crate::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use crate::layout::outcome::Hook;
+use crate::layout::pool::PoolKey;
+use crate::layout::recycling::SetKey;
 use crate::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
 use crate::packet::{Ip, Packet, Subject};
+use crate::pool_ref::PoolRef;
+use crate::ports::SearchRef;
+use crate::recycling::SetRef;
 
 /// Why an entry could not be inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +121,8 @@ pub trait Tables {
     /// An entry in which to make a new one, outside the stack. There is one per CPU, and programs on one CPU
     /// do not interrupt each other between taking it and inserting it.
     fn scratch(&self) -> Option<FlowRef<'_>>;
+    /// Where a search for a port is kept, likewise.
+    fn search(&self) -> Option<SearchRef<'_>>;
     /// Inserts what [`Tables::scratch`] holds as a new entry; never replaces one.
     ///
     /// # Errors
@@ -123,6 +130,12 @@ pub trait Tables {
     fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused>;
     /// Removes the entry of `key`, if there is one.
     fn remove_flow(&self, key: &FlowKey);
+    /// The port pool of `key`, if it has one.
+    fn pool(&self, key: &PoolKey) -> Option<PoolRef<'_>>;
+    /// Makes an empty port pool for `key` if it has none. It may be made at another's expense.
+    fn make_pool(&self, key: &PoolKey);
+    /// The working set of `key`, made empty if there was none; `None` if there is no room.
+    fn working_set(&self, key: &SetKey) -> Option<SetRef<'_>>;
     /// The decision of a datagram's first fragment.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry>;
     /// Keeps the decision of a first fragment; false if there is no room.

@@ -143,6 +143,10 @@ pub mod sent {
     pub const RST: u8 = 8;
     /// The acknowledgement of the other side's FIN.
     pub const FIN_ACKED: u8 = 16;
+    /// Its first FIN only after the other side's: the vendor's end then remembers nothing of the connection.
+    pub const CLOSED_SECOND: u8 = 32;
+    /// Its RST came with exactly the sequence number that the other side expected.
+    pub const RST_EXPECTED: u8 = 64;
 }
 
 /// One direction of a flow. One cache line: with the kernel's 48 bytes and the key's 16 in front of it, an

@@ -9,6 +9,8 @@ pub mod device;
 pub mod flow;
 pub mod held;
 pub mod outcome;
+pub mod pool;
+pub mod recycling;
 pub mod rehearsal;
 pub mod upkeep;
 pub mod vendor;
@@ -17,7 +19,7 @@ pub mod vendor;
 pub mod user;
 
 /// Version of everything in this module; maps are pinned under a directory named after it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Most vendors one agent can serve. Slot 0 is nobody: packets that no vendor claims are counted there.
 pub const MAX_VENDORS: u32 = 64;
@@ -36,6 +38,10 @@ pub mod names {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Array of [`super::flow::IDENTIFICATION_COUNTERS`] counters, host byte order.
     pub const IDENTIFICATIONS: &str = "IDENTIFICATIONS";
+    /// LRU hash of [`super::pool::PoolKey`] to [`super::pool::PortPool`].
+    pub const PORT_POOLS: &str = "PORT_POOLS";
+    /// LRU hash of [`super::recycling::SetKey`] to [`super::recycling::WorkingSet`].
+    pub const WORKING_SETS: &str = "WORKING_SETS";
     /// Array of one [`super::clock::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of [`super::vendor::VendorPolicy`], by vendor slot.
@@ -63,7 +69,7 @@ pub mod names {
     pub const REPORT: &str = "REPORT";
 
     /// All that are pinned, in the order in which the agent creates and checks them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 14] = [
         SETTINGS,
         VENDORS,
         VENDOR_PREFIXES,
@@ -76,5 +82,7 @@ pub mod names {
         FLOWS,
         FRAGMENTS,
         IDENTIFICATIONS,
+        PORT_POOLS,
+        WORKING_SETS,
     ];
 }

@@ -6,6 +6,8 @@ use super::clock::{Moment, Settings};
 use super::device::{Device, XdpPort};
 use super::flow::{Direction, FlowEntry, FlowKey, FragmentKey, Phase};
 use super::outcome::Count;
+use super::pool::{PoolKey, PortPool};
+use super::recycling::{SetKey, WorkingSet};
 use super::rehearsal::Report;
 use super::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use crate::addr::{Ip4, Port};
@@ -25,12 +27,16 @@ pod!(
     FlowKey,
     FragmentKey,
     Ip4,
+    PoolKey,
+    PortPool,
     PrefixTarget,
     Report,
+    SetKey,
     Settings,
     SourceKey,
     SourceRule,
     VendorPolicy,
+    WorkingSet,
     XdpPort,
 );
 

@@ -11,6 +11,7 @@ mod wire;
 mod checksums;
 mod fuzz;
 mod ports;
+mod recycling;
 mod round_trip;
 mod tcp_table;
 mod timers;

@@ -12,10 +12,17 @@ use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::{Device, role};
-use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
+use vpnat_common::layout::flow::{
+    Direction, FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS,
+};
 use vpnat_common::layout::held::{self, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::Hook;
+use vpnat_common::layout::pool::{PoolKey, PortPool};
+use vpnat_common::layout::recycling::{SetKey, WorkingSet};
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
+use vpnat_common::pool_ref::PoolRef;
+use vpnat_common::ports::{Search, SearchRef};
+use vpnat_common::recycling::SetRef;
 
 use crate::frame::Kept;
 
@@ -49,6 +56,9 @@ pub struct World {
     pub kept: Kept,
     /// What a hook has sent through itself again, waiting for its turn.
     pub again: Vec<Vec<u8>>,
+    pools: RefCell<HashMap<PoolKey, Box<UnsafeCell<PortPool>>>>,
+    search: Box<UnsafeCell<Search>>,
+    sets: RefCell<HashMap<SetKey, Box<UnsafeCell<WorkingSet>>>>,
     /// Entries that the table takes.
     pub room: usize,
     /// The vendor's policy.
@@ -57,6 +67,8 @@ pub struct World {
     pub settings: Settings,
     /// Seconds.
     pub now: u32,
+    /// Entries that somebody wanted to insert.
+    pub tries: Cell<u32>,
     /// State of the random source.
     pub random: Cell<u32>,
     /// Whether the routing table knows the neighbours, so that the fast path can send.
@@ -78,10 +90,14 @@ impl World {
             shares: (0..held::SHARES).map(|_| UnsafeCell::default()).collect(),
             kept: Kept::default(),
             again: Vec::new(),
+            pools: RefCell::default(),
+            search: Box::default(),
+            sets: RefCell::default(),
             room: 1 << 20,
             policy,
             settings: Settings { ready: 1, ..Settings::default() },
             now: 1000,
+            tries: Cell::new(0),
             random: Cell::new(0x1234_5678),
             neighbours: true,
         }
@@ -113,6 +129,10 @@ impl World {
     }
 
     fn insert(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Refused> {
+        // Inbound ones: as many as ports were tried.
+        if entry.direction == Direction::Inbound {
+            self.tries.set(self.tries.get() + 1);
+        }
         let mut flows = self.flows.borrow_mut();
         if flows.contains_key(key) {
             return Err(Refused::Exists);
@@ -161,6 +181,12 @@ impl Tables for World {
         Some(unsafe { FlowRef::new(entry) })
     }
 
+    fn search(&self) -> Option<SearchRef<'_>> {
+        let search = NonNull::new(self.search.get())?;
+        // SAFETY: the box lives as long as the world; one thread uses it.
+        Some(unsafe { SearchRef::new(search) })
+    }
+
     fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
         // SAFETY: nobody else writes it; the engine uses copies only.
         self.insert(key, unsafe { *self.scratch.get() })
@@ -170,6 +196,24 @@ impl Tables for World {
         if let Some(slot) = self.flows.borrow_mut().remove(key) {
             self.removed.borrow_mut().push(slot);
         }
+    }
+
+    fn pool(&self, key: &PoolKey) -> Option<PoolRef<'_>> {
+        let pool = NonNull::new(self.pools.borrow().get(key)?.get())?;
+        // SAFETY: the pool lies in a box of its own that lives as long as the world; one thread uses it.
+        Some(unsafe { PoolRef::new(pool) })
+    }
+
+    fn make_pool(&self, key: &PoolKey) {
+        self.pools.borrow_mut().entry(*key).or_insert_with(|| Box::new(UnsafeCell::new(PortPool::EMPTY)));
+    }
+
+    fn working_set(&self, key: &SetKey) -> Option<SetRef<'_>> {
+        let mut sets = self.sets.borrow_mut();
+        let set = sets.entry(*key).or_insert_with(|| Box::new(UnsafeCell::new(WorkingSet::EMPTY)));
+        let set = NonNull::new(set.get())?;
+        // SAFETY: the set lies in a box of its own that lives as long as the world; one thread uses it.
+        Some(unsafe { SetRef::new(set) })
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
