@@ -196,3 +196,37 @@ fn parts_that_cannot_be() {
         case.out(&model::with_header_checksum(last)).ends_as(A, Outcome::BadHeader);
     });
 }
+
+/// Hosts use an identification again: at once, another first part is refused; soon after, it begins a datagram of its
+/// own, whoever it is for, and leaves with an identification of its own.
+#[test]
+fn an_identification_may_be_used_again() {
+    each(TC, |case| {
+        let publics = [(POD, 40001), (POD_2, 40002)].map(|pod| {
+            let question = udp(pod, SERVER_END, 64, b"question");
+            case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_A, pod.1)));
+            (pod, (EGRESS_A, pod.1))
+        });
+        let [(first, restored), (other, redirected)] = publics.map(|(pod, public)| {
+            let answer = udp(SERVER_END, public, 64, &payload());
+            let restored = fragments(&model::destination(&answer, pod), 78, &[512]);
+            (fragments(&answer, 78, &[512]), restored)
+        });
+        case.back(&first[0]).arrives_as(A, &restored[0]);
+        case.wait(1);
+        case.back(&other[0]).ends_as(A, Outcome::FragmentUnknown);
+        case.back(&first[1]).arrives_as(A, &restored[1]);
+        case.wait(3);
+        case.back(&other[0]).arrives_as(A, &redirected[0]);
+        case.back(&other[1]).arrives_as(A, &redirected[1]);
+
+        let question = udp((POD, 40001), SERVER_END, 64, &payload());
+        let parts = fragments(&question, 77, &[512]);
+        let translated = fragments(&model::source(&question, (EGRESS_A, 40001)), 77, &[512]);
+        let id = case.out(&parts[0]).leaves_renamed(A, &translated[0]);
+        case.wait(3);
+        let next = case.out(&parts[0]).leaves_renamed(A, &translated[0]);
+        assert_ne!(id, next);
+        case.out(&parts[1]).leaves_as(A, &model::with_id(&translated[1], next));
+    });
+}

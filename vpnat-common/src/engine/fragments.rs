@@ -14,6 +14,11 @@ use crate::packet::{Ip, Kind, Packet, Subject, ipv4, transport};
 /// section 3.3.2), translators at least 2 (RFC 6146 FRAGMENT_MIN).
 pub const LIFETIME_S: u32 = 30;
 
+/// How long a first fragment's decision stands against another first fragment, at least, seconds: RFC 6146's
+/// FRAGMENT_MIN. A later one begins a new datagram, because hosts use an identification again before all of the
+/// [`LIFETIME_S`] is over.
+const STANDS_S: u32 = 2;
+
 /// Length of UDP's header, and of an ICMP query's, bytes.
 const MIN_TRANSPORT: u8 = 8;
 
@@ -50,7 +55,9 @@ pub fn first<T: Tables, P: Holding, const OUTBOUND: bool>(tables: &T, packet: &m
     let refused = Decision::of(to.vendor, Outcome::FragmentUnknown);
     let key = key(&ip);
     let transport_len = if subject.kind == Kind::Tcp { subject.tcp.header_len } else { MIN_TRANSPORT };
-    let id = match decision(tables, &ip, direction) {
+    let now = Clock::read(tables).now;
+    let stands = now.after(LIFETIME_S - STANDS_S - 1);
+    let id = match decision(tables, &ip, direction).filter(|held| held.expires.is_after(stands)) {
         // A datagram that is on its way: what was decided for it stays.
         Some(held)
             if held.new_addr != to.addr
@@ -65,7 +72,7 @@ pub fn first<T: Tables, P: Holding, const OUTBOUND: bool>(tables: &T, packet: &m
     };
     let entry = FragmentEntry {
         new_addr: to.addr,
-        expires: Clock::read(tables).now.after(LIFETIME_S),
+        expires: now.after(LIFETIME_S),
         addr_delta: to.addr_delta,
         vendor: to.vendor,
         direction: direction as u8,
