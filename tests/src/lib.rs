@@ -21,6 +21,7 @@ pub mod pod;
 pub mod process;
 pub mod raw;
 pub mod sandbox;
+pub mod short;
 pub mod sockets;
 pub mod topology;
 pub mod tun;

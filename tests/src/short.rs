@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -110,13 +111,14 @@ struct Counts {
     retried: AtomicU64,
 }
 
-/// Connects to `to` from `addresses` in turn, `at_once` at a time, until `most` connections are made or the time is up.
+/// Connects to `to` from `addresses` in turn, `at_once` at a time and each client at most once in `pace`, until `most`
+/// connections are made or the time is up.
 pub fn connect(
     namespace: &Namespace,
     addresses: &[Ipv4Addr],
     to: SocketAddrV4,
     first: First,
-    at_once: usize,
+    (at_once, pace): (usize, Duration),
     (most, time): (u64, Duration),
 ) -> Tally {
     let counts = Arc::new(Counts::default());
@@ -137,6 +139,7 @@ pub fn connect(
                             counts.failed.fetch_add(1, Relaxed)
                         }
                     };
+                    std::thread::sleep(pace.saturating_sub(opened.elapsed()));
                 }
             })
         })
@@ -152,6 +155,22 @@ pub fn connect(
     }
 }
 
+/// Leaves the port to `connect`, which knows the other end: a port can then serve towards several.
+fn bind_address_only(socket: &Socket) -> std::io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the socket is open; pointer and length describe `on`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 fn one(
     from: Ipv4Addr,
     to: SocketAddrV4,
@@ -161,7 +180,7 @@ fn one(
 ) -> std::io::Result<()> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_bind_address_no_port(true)?;
+    bind_address_only(&socket)?;
     socket.bind(&SocketAddrV4::new(from, 0).into())?;
     socket.connect_timeout(&to.into(), PATIENCE)?;
     if begun.elapsed() >= Duration::from_millis(950) {

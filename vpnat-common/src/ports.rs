@@ -128,8 +128,6 @@ pub struct Search {
     pub port: u32,
     /// 1 if the table had no room.
     pub no_room: u32,
-    /// Whether the port found belongs into the pod's working set.
-    pub keep: u32,
     /// Whether the preferred port is left for later.
     pub set_first: u32,
     /// The word of the pool that is looked at next; counted on past the last, so that it shows when the walk is around.
@@ -186,7 +184,6 @@ impl SearchRef<'_> {
         ts_val, set_ts_val;
         port, set_port;
         no_room, set_no_room;
-        keep, set_keep;
         set_first, set_set_first;
         at, set_at;
         end, set_end;

@@ -15,6 +15,7 @@ mod errors;
 mod explain;
 mod fragments;
 mod mtu;
+mod recycling;
 mod refusal;
 mod restart;
 mod standin;

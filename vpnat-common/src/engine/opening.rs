@@ -70,11 +70,12 @@ impl<'a, T: Tables> Opening<'a, T> {
         if search.port() == 0 {
             return Err(if search.no_room() != 0 { Outcome::TableFull } else { Outcome::PortsExhausted });
         }
-        if search.keep() != 0 {
-            self.keep(self.port());
-        }
         if let Some(pool) = tables.pool(&self.pool_key()) {
             pool.set(self.port());
+            // Ports that the pod has had without a search are as good as others for the next time.
+            if search.is_syn() != 0 {
+                self.keep(self.port());
+            }
         } else if key.check(Direction::Outbound) & (SAMPLE - 1) == 0 {
             // A pool that is made while most ports are free knows nearly all that will be taken.
             let probe = inbound_key(key, self.egress, self.range().pick(tables.random()));
@@ -126,7 +127,6 @@ impl<'a, T: Tables> Opening<'a, T> {
         }
         if search.stage() == stage::SET {
             if search.has_try() {
-                search.set_keep(1);
                 let set = tables.working_set(&self.set_key());
                 if let Some(port) = set.and_then(|set| set.pop()) {
                     return Some(port);
