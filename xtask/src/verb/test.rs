@@ -1,5 +1,6 @@
 //! `test`: the tiers of tests, with one line at the end that sums them up.
 
+use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -14,6 +15,10 @@ use crate::run::{self, output};
 
 /// Tests of the lab at a time: each has namespaces of its own, but all share the machine's cores.
 const LAB_THREADS: &str = "2";
+
+/// How long each fuzz target runs, where the variable does not say.
+const FUZZ_SECONDS: &str = "20";
+const FUZZ_SECONDS_ENV: &str = "VPNAT_FUZZ_SECONDS";
 
 /// Run the tests. The last line printed is the sum, `N passed, N failed`.
 #[derive(clap::Args)]
@@ -31,6 +36,8 @@ pub struct Args {
 enum Tier {
     /// On the host, without root
     Unit,
+    /// The fuzz targets for a bounded time, guided by coverage, without root
+    Fuzz,
     /// The BPF programs on single packets, as root
     Bpf,
     /// Whole paths in network namespaces, as root
@@ -41,7 +48,7 @@ enum Tier {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let all = [Tier::Unit, Tier::Bpf, Tier::Lab, Tier::Package];
+    let all = [Tier::Unit, Tier::Fuzz, Tier::Bpf, Tier::Lab, Tier::Package];
     let tiers: Vec<_> = all.into_iter().filter(|t| args.tier.is_empty() || args.tier.contains(t)).collect();
     let mut sum = Tally::default();
     for tier in tiers {
@@ -63,6 +70,7 @@ impl Tier {
     fn heading(self) -> &'static str {
         match self {
             Self::Unit => "unit tests",
+            Self::Fuzz => "fuzz tests: the targets for a bounded time, guided by coverage",
             Self::Bpf => "bpf tests: single packets through the programs",
             Self::Lab => "lab tests: whole paths in network namespaces",
             Self::Package => "package tests: installed, upgraded and removed in a clean machine",
@@ -71,13 +79,13 @@ impl Tier {
 
     fn run(self, filter: &[String]) -> Result<Tally> {
         let scopes: &[Scope] = match self {
-            Self::Unit | Self::Bpf => &[Scope::Build],
+            Self::Unit | Self::Fuzz | Self::Bpf => &[Scope::Build],
             Self::Lab => &[Scope::Build, Scope::Lab],
             Self::Package => &[Scope::Build, Scope::Lab, Scope::Package],
         };
         setup::ensure(scopes)?;
         match self {
-            Self::Unit | Self::Bpf => {}
+            Self::Unit | Self::Fuzz | Self::Bpf => {}
             Self::Lab => build::agent(false)?,
             Self::Package => package::for_tests()?,
         }
@@ -96,7 +104,9 @@ impl Tier {
         for args in self.cargo_args() {
             let mut command = run::cargo_with_bpf(&["test", "--no-fail-fast"]);
             command.args(*args);
-            if self != Self::Unit {
+            if self == Self::Fuzz {
+                count_what_is_reached(&mut command);
+            } else if self != Self::Unit {
                 run_as_root(&mut command)?;
             }
             if self == Self::Lab {
@@ -118,8 +128,10 @@ impl Tier {
             // The scenarios of `tests` are the other tiers; here only the lab's own parts.
             Self::Unit => &[
                 &["--package", "vpnat-common", "--package", "vpnat-agent", "--package", "xtask"],
+                &["--package", "vpnat-fuzz"],
                 &["--package", "tests", "--lib"],
             ],
+            Self::Fuzz => &[&["--release", "--package", "vpnat-fuzz", "--test", "bounded"]],
             Self::Bpf => &[&["--release", "--package", "tests", "--test", "bpf"]],
             Self::Lab => &[&["--release", "--package", "tests", "--test", "lab"]],
             Self::Package => &[&["--release", "--package", "tests", "--test", "package"]],
@@ -134,6 +146,18 @@ fn harness_args(tier: Tier, filter: &[String]) -> Vec<String> {
         args.push(format!("--test-threads={LAB_THREADS}"));
     }
     args
+}
+
+/// Has the compiler put counters into the targets, for the fuzz driver to see what an input has reached: what
+/// coverage reports are made of, and stable. Built apart, so that nothing else is built anew.
+fn count_what_is_reached(cargo: &mut Command) {
+    cargo
+        .env("CARGO_TARGET_DIR", run::target_dir().join("fuzz"))
+        .env("RUSTFLAGS", "-Cinstrument-coverage --cfg vpnat_coverage")
+        .env("LLVM_PROFILE_FILE", "/dev/null");
+    if env::var_os(FUZZ_SECONDS_ENV).is_none() {
+        cargo.env(FUZZ_SECONDS_ENV, FUZZ_SECONDS);
+    }
 }
 
 /// Cargo stays with the user, whose folders it writes; only the test binaries become root.
