@@ -72,6 +72,20 @@ impl Mac {
             ],
         }
     }
+
+    /// The address whose first four octets are `head` and whose last two `tail`, as the host loads them.
+    #[inline(always)]
+    pub const fn from_parts(head: u32, tail: u16) -> Self {
+        let [a, b, c, d] = head.to_ne_bytes();
+        Self { words: [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), tail] }
+    }
+
+    /// The first four octets and the last two, as the host loads them.
+    #[inline(always)]
+    pub const fn parts(self) -> (u32, u16) {
+        let ([a, b], [c, d]) = (self.words[0].to_ne_bytes(), self.words[1].to_ne_bytes());
+        (u32::from_ne_bytes([a, b, c, d]), self.words[2])
+    }
 }
 
 /// A TCP or UDP port, or the identifier of an ICMP query. In the host's byte order, so that bpftool

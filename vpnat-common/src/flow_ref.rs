@@ -102,10 +102,8 @@ impl<'a> FlowRef<'a> {
     #[inline(always)]
     pub fn out_mac(&self) -> Mac {
         let words = self.out_mac_words();
-        // SAFETY: `new` vouches for the memory; the field's offset is even (asserted below).
-        unsafe {
-            Mac { words: [words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile()] }
-        }
+        // SAFETY: `new` vouches for the memory; the field's offset is a multiple of four (asserted below).
+        unsafe { Mac::from_parts(words.cast::<u32>().read_volatile(), words.add(2).read_volatile()) }
     }
 
     /// Writes the next hop's Ethernet address.
@@ -122,7 +120,7 @@ impl<'a> FlowRef<'a> {
 
     #[inline(always)]
     fn out_mac_words(&self) -> *mut u16 {
-        const { assert!(core::mem::offset_of!(FlowEntry, out_mac) % 2 == 0) };
+        const { assert!(core::mem::offset_of!(FlowEntry, out_mac) % 4 == 0) };
         // SAFETY: the field lies within the entry.
         unsafe { (&raw mut (*self.entry.as_ptr()).out_mac).cast() }
     }
@@ -156,10 +154,11 @@ impl<'a> FlowRef<'a> {
     #[inline(always)]
     pub fn rewrite(&self, key: &FlowKey, direction: Direction) -> Option<Rewrite> {
         let entry = self.entry.as_ptr();
-        // SAFETY: `new` vouches for the memory; integers and arrays of them hold any bit pattern.
+        // SAFETY: `new` vouches for the memory; integers and arrays of them hold any bit pattern. An address is aligned
+        // like the word that it is read as.
         let (addr, port, addr_delta, vendor, check) = unsafe {
             (
-                (&raw const (*entry).new_addr).read_volatile(),
+                (&raw const (*entry).new_addr).cast::<u32>().read_volatile(),
                 (&raw const (*entry).new_port).read_volatile(),
                 (&raw const (*entry).addr_delta).read_volatile(),
                 (&raw const (*entry).vendor).read_volatile(),
@@ -169,7 +168,7 @@ impl<'a> FlowRef<'a> {
         };
         let sound = check == key.check(direction)
             && self.byte(core::mem::offset_of!(FlowEntry, direction)) == direction as u8;
-        sound.then_some(Rewrite { addr, port, addr_delta, vendor })
+        sound.then_some(Rewrite { addr: Ip4 { octets: addr.to_ne_bytes() }, port, addr_delta, vendor })
     }
 
     /// Makes this the beginning of a new entry: everything that is not said here is 0.

@@ -270,6 +270,47 @@ impl Ip {
             == ipv4::DONT_FRAGMENT
     }
 
+    /// Reads the header of a whole packet without options and checks it, checksum included (RFC 1812 section 5.2.2);
+    /// `None` for any other.
+    #[inline(always)]
+    pub fn read_plain<P: Packet>(packet: &P) -> Option<Self> {
+        let [first, second, third, src, dst] = packet.load::<[u32; 5]>(0)?;
+        let [version_ihl, _, length_high, length_low] = first.to_ne_bytes();
+        let [id_high, id_low, fragment_high, fragment_low] = second.to_ne_bytes();
+        let [ttl, protocol, check_high, check_low] = third.to_ne_bytes();
+        let mut total_len = u16::from_be_bytes([length_high, length_low]) as u32;
+        if total_len == 0 && P::MAY_BE_BIG {
+            total_len = packet.len();
+        }
+        let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
+        if version_ihl != 4 << 4 | (ipv4::LEN / 4) as u8
+            || fragment & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET) != 0
+            || total_len < ipv4::LEN as u32
+            || total_len > packet.len()
+        {
+            return None;
+        }
+        // The sum of five words fits 35 bits: three steps make it 16.
+        let sum = first as u64 + second as u64 + third as u64 + src as u64 + dst as u64;
+        let sum = (sum >> 32) + (sum & 0xffff_ffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        if (sum >> 16) + (sum & 0xffff) != 0xffff {
+            return None;
+        }
+        Some(Self {
+            src: Ip4 { octets: src.to_ne_bytes() },
+            dst: Ip4 { octets: dst.to_ne_bytes() },
+            protocol,
+            ttl,
+            check: u16::from_ne_bytes([check_high, check_low]),
+            id: u16::from_be_bytes([id_high, id_low]),
+            fragment,
+            header_len: ipv4::LEN,
+            total_len,
+        })
+    }
+
     /// Whether it is any part of a fragmented datagram.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {

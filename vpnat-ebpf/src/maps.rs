@@ -3,7 +3,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use vpnat_common::addr::Ip4;
+use vpnat_common::addr::{Ip4, Mac};
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
@@ -71,6 +71,30 @@ pub static NEW_SET: Array<WorkingSet, 1> = Array::new();
 /// Where the search for a port is kept; not pinned either.
 #[btf_map]
 pub static SEARCH: PerCpuArray<Search, 1> = PerCpuArray::new();
+
+/// What was found out about pairs of addresses lately, one cache per CPU. Not pinned; it holds no longer than a stamp.
+#[btf_map]
+pub static WAYS: PerCpuArray<KeptWay, { WAY_SLOTS as usize }> = PerCpuArray::new();
+
+/// Entries of [`WAYS`], a power of two.
+pub const WAY_SLOTS: u32 = 256;
+
+/// A [`vpnat_common::engine::tables::Way`] and what it is of.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct KeptWay {
+    pub src: Ip4,
+    pub dst: Ip4,
+    pub ifindex: u32,
+    pub stamp: u16,
+    pub protocol: u8,
+    pub vendor: u8,
+    pub arrives: u8,
+    pub slot: u8,
+    pub mtu: u16,
+    pub mac: Mac,
+    pub _pad: u16,
+}
 
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use vpnat_common::addr::Ip4;
 use vpnat_common::engine::Decision;
-use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
+use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables, Way};
 use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
@@ -268,6 +268,15 @@ impl Tables for Rehearsal {
         });
         route
     }
+
+    #[inline(always)]
+    fn way(&self, _: &RouteQuery, _: u16) -> Option<Way> {
+        // What is remembered explains nothing: everything is asked again.
+        None
+    }
+
+    #[inline(always)]
+    fn keep_way(&self, _: &RouteQuery, _: u16, _: &Way) {}
 
     #[inline(always)]
     fn count(&self, decision: Decision, hook: Hook, _: u32) {

@@ -253,7 +253,13 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
 
 impl<const L2: usize> Link for Skb<'_, L2> {
     #[inline(always)]
-    fn is_addressed_here(&self) -> bool {
+    fn arrives(&self) -> u8 {
+        // Not asked for: the kernel has compared the addresses.
+        0
+    }
+
+    #[inline(always)]
+    fn is_addressed_here(&self, _: u8) -> bool {
         // SAFETY: the context is that of the running program.
         unsafe { (*self.context.skb.skb).pkt_type == PACKET_HOST }
     }

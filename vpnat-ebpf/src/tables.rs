@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_
 use vpnat_common::addr::{Ip4, Mac};
 use vpnat_common::atomic;
 use vpnat_common::engine::Decision;
-use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
+use vpnat_common::engine::tables::{NextHop, Refused, Round, Route, RouteQuery, Tables, Way};
 use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
@@ -26,8 +26,8 @@ use vpnat_common::recycling::SetRef;
 
 use crate::maps::{
     CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD, HELD_SHARES, IDENTIFICATIONS,
-    NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS,
-    WORKING_SETS,
+    KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS,
+    WAY_SLOTS, WAYS, WORKING_SETS,
 };
 
 const EEXIST: i32 = -17;
@@ -76,6 +76,13 @@ impl Kernel {
     pub const fn new(context: *mut c_void, ifindex: u32) -> Self {
         Self { context, ifindex }
     }
+}
+
+/// Where a way lies in the cache.
+#[inline(always)]
+fn way_slot(query: &RouteQuery) -> u32 {
+    let mixed = query.src.to_ne().wrapping_mul(0x9e37_79b9) ^ query.dst.to_ne().wrapping_mul(0x85eb_ca6b);
+    (mixed >> 24 ^ mixed >> 12) & (WAY_SLOTS - 1)
 }
 
 /// What `bpf_loop` calls.
@@ -287,6 +294,43 @@ impl Tables for Kernel {
                 Route::NotForwarded
             }
             _ => Route::Unknown,
+        }
+    }
+
+    #[inline(always)]
+    fn way(&self, query: &RouteQuery, stamp: u16) -> Option<Way> {
+        let kept = WAYS.get(way_slot(query))?;
+        let same = kept.src == query.src
+            && kept.dst == query.dst
+            && kept.ifindex == self.ifindex
+            && kept.stamp == stamp
+            && kept.protocol == query.protocol;
+        let next_hop = NextHop { slot: kept.slot, mac: kept.mac, mtu: kept.mtu };
+        same.then_some(Way { vendor: kept.vendor, arrives: kept.arrives, next_hop })
+    }
+
+    #[inline(always)]
+    fn keep_way(&self, query: &RouteQuery, stamp: u16, way: &Way) {
+        if let Some(kept) = WAYS.get_ptr_mut(way_slot(query)) {
+            let (src, dst, ifindex, protocol) = (query.src, query.dst, self.ifindex, query.protocol);
+            let NextHop { slot, mac, mtu } = way.next_hop;
+            let (vendor, arrives) = (way.vendor, way.arrives);
+            // SAFETY: this CPU's own; programs of one CPU do not interrupt each other here.
+            unsafe {
+                kept.write(KeptWay {
+                    src,
+                    dst,
+                    ifindex,
+                    stamp,
+                    protocol,
+                    vendor,
+                    arrives,
+                    slot,
+                    mtu,
+                    mac,
+                    _pad: 0,
+                });
+            }
         }
     }
 

@@ -152,11 +152,15 @@ impl Packet for Frame<'_> {
 
 impl Link for Frame<'_> {
     #[inline(always)]
-    fn is_addressed_here(&self) -> bool {
+    fn arrives(&self) -> u8 {
         let ifindex = self.context.ingress_ifindex() as u32;
         // SAFETY: copied at once.
-        let Some(device) = (unsafe { DEVICES.get(ifindex).copied() }) else { return false };
-        let Some(port) = XDP_PORTS.get(device.xdp_slot as u32) else { return false };
+        unsafe { DEVICES.get(ifindex).map_or(0, |device| device.xdp_slot) }
+    }
+
+    #[inline(always)]
+    fn is_addressed_here(&self, arrives: u8) -> bool {
+        let Some(port) = XDP_PORTS.get(arrives as u32) else { return false };
         let Some(place) = self.place::<[Mac; 1]>(0) else { return false };
         // SAFETY: `place` has checked the bounds.
         let [mac] = unsafe { unaligned::read(place) };
@@ -185,8 +189,15 @@ impl Link for Frame<'_> {
         let (Some(port), Some(place)) = (XDP_PORTS.get(slot as u32), self.place::<[Mac; 2]>(0)) else {
             return false;
         };
-        // SAFETY: `place` has checked the bounds.
-        unsafe { unaligned::write(place, [mac, port.mac()]) };
+        let ((head, tail), (own_head, own_tail)) = (mac.parts(), port.mac().parts());
+        let place = place.cast::<u8>();
+        // SAFETY: `place` has checked the bounds of both addresses, which lie one behind the other.
+        unsafe {
+            unaligned::write(place.cast(), [head]);
+            unaligned::write(place.add(4).cast(), tail.to_ne_bytes());
+            unaligned::write(place.add(6).cast(), [own_head]);
+            unaligned::write(place.add(10).cast(), own_tail.to_ne_bytes());
+        }
         true
     }
 }

@@ -31,6 +31,7 @@ struct MapCreate {
 }
 
 const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP: libc::c_int = 1;
 const MAP_UPDATE: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_GET: libc::c_int = 7;
@@ -40,6 +41,7 @@ const OBJ_GET_INFO: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 const ENABLE_STATS: libc::c_int = 32;
 
+const HASH: u32 = 1;
 const ARRAY: u32 = 2;
 const DEVMAP: u32 = 14;
 const MMAPABLE: u32 = 1 << 10;
@@ -110,6 +112,13 @@ impl<T> Drop for Shared<T> {
         // SAFETY: the mapping made by `new`; no reference into it is ever given out.
         unsafe { libc::munmap(self.at.cast(), self.length * size_of::<T>()) };
     }
+}
+
+/// A hash map like vpnat's flow table: keys of 16 bytes, values of 64, all memory taken at once.
+pub fn flow_table(entries: u32) -> OwnedFd {
+    let mut attribute =
+        MapCreate { kind: HASH, key_size: 16, value_size: 64, max_entries: entries, ..MapCreate::default() };
+    descriptor(bpf(MAP_CREATE, &mut attribute).expect("a hash map"))
 }
 
 /// A device map whose only entry is `ifindex`. Make it inside the device's namespace.
@@ -210,6 +219,30 @@ pub fn send_frames(program: &OwnedFd, frame: &[u8], count: u32) -> io::Result<()
         ..TestRun::default()
     };
     bpf(TEST_RUN, &mut attribute).map(drop)
+}
+
+/// Runs a program once on `data`; what it returned, and how long it took.
+pub fn run(program: &OwnedFd, data: &[u8]) -> io::Result<(u32, Duration)> {
+    let mut attribute = TestRun {
+        program: program.as_raw_fd() as u32,
+        data_size: data.len() as u32,
+        data: data.as_ptr() as u64,
+        repeat: 1,
+        ..TestRun::default()
+    };
+    bpf(TEST_RUN, &mut attribute)?;
+    Ok((attribute.result, Duration::from_nanos(attribute.duration.into())))
+}
+
+/// Changes the first value of an array map, `N` bytes long.
+pub fn change_value<const N: usize>(map: &OwnedFd, change: impl FnOnce(&mut [u8; N])) -> io::Result<()> {
+    let (key, mut value) = (0u32, [0u8; N]);
+    let fd = u64::from(map.as_raw_fd() as u32);
+    let mut attribute = [fd, (&raw const key) as u64, (&raw mut value) as u64, 0];
+    bpf(MAP_LOOKUP, &mut attribute)?;
+    change(&mut value);
+    let mut attribute = [fd, (&raw const key) as u64, (&raw const value) as u64, 0];
+    bpf(MAP_UPDATE, &mut attribute).map(drop)
 }
 
 /// Makes the kernel take every program's time while the result lives.

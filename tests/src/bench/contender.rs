@@ -9,7 +9,7 @@ use super::bpf;
 use super::path::{EGRESS, INSIDE, OUTSIDE, PODS, VENDORS};
 use super::programs;
 use crate::agent;
-use crate::link::mac;
+use crate::link::{Mac, mac};
 use crate::netns::Namespace;
 use crate::process::Background;
 use crate::sandbox::Sandbox;
@@ -21,6 +21,8 @@ pub enum Contender {
     Straight,
     /// A host that only writes Ethernet addresses and sends on, in XDP.
     Redirect,
+    /// The same, with a lookup in a hash map like vpnat's flow table: what any NAT with such a table costs at least.
+    Lookup,
     /// The kernel's routing, no NAT.
     Plain,
     /// `iptables -j MASQUERADE`.
@@ -39,9 +41,10 @@ pub enum Contender {
 
 impl Contender {
     /// All that need no explanation.
-    pub const KNOWN: [Self; 8] = [
+    pub const KNOWN: [Self; 9] = [
         Self::Straight,
         Self::Redirect,
+        Self::Lookup,
         Self::Plain,
         Self::Iptables,
         Self::Nftables,
@@ -55,6 +58,7 @@ impl Contender {
         match self {
             Self::Straight => "straight",
             Self::Redirect => "redirect",
+            Self::Lookup => "lookup",
             Self::Plain => "plain",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
@@ -67,7 +71,7 @@ impl Contender {
 
     /// Whether it is a NAT.
     pub fn translates(&self) -> bool {
-        !matches!(self, Self::Straight | Self::Redirect | Self::Plain)
+        !matches!(self, Self::Straight | Self::Redirect | Self::Lookup | Self::Plain)
     }
 
     /// Whether it is ours.
@@ -102,7 +106,11 @@ impl<'a> Host<'a> {
         let mut host = Self { agent: None, pins: None, attached: Vec::new(), _sandbox: sandbox };
         match contender {
             Contender::Straight | Contender::Plain => {}
-            Contender::Redirect => host.attached = redirect(nat),
+            Contender::Redirect => host.attached = redirect(nat, programs::redirect),
+            Contender::Lookup => {
+                let table = bpf::flow_table(2 * MAX_FLOWS);
+                host.attached = redirect(nat, |target, to, from| programs::lookup(&table, target, to, from));
+            }
             Contender::Iptables => {
                 nat.run(&format!("iptables -t nat -A POSTROUTING -s {PODS} -o {OUTSIDE} -j MASQUERADE"));
                 conntrack(nat);
@@ -152,7 +160,7 @@ impl<'a> Host<'a> {
 
     /// The programs that it runs, by name.
     pub fn programs(&self) -> Vec<(String, OwnedFd)> {
-        let own = self.attached.iter().map(|(program, _)| ("bench_redirect", program));
+        let own = self.attached.iter().map(|(program, _)| ("the bench's", program));
         let own = own.map(|(name, program)| (name.to_string(), program.try_clone().expect("a descriptor")));
         let pinned = self.pins.iter().flat_map(|pins| linked_programs(pins));
         own.chain(pinned).collect()
@@ -229,7 +237,10 @@ fn conntrack(nat: &Namespace) {
 }
 
 /// Both directions of the host that only sends on.
-fn redirect(nat: &Namespace) -> Vec<(OwnedFd, OwnedFd)> {
+fn redirect(
+    nat: &Namespace,
+    program: impl Fn(&OwnedFd, Mac, Mac) -> OwnedFd + Sync,
+) -> Vec<(OwnedFd, OwnedFd)> {
     let index = |device| nat.ifindex(device).expect("the NAT host's devices are there");
     let neighbour = |address: &str| {
         let text = nat.run(&format!("ip -json neigh show to {address}"));
@@ -246,7 +257,7 @@ fn redirect(nat: &Namespace) -> Vec<(OwnedFd, OwnedFd)> {
         let (next_hop, own) = (neighbour(next_hop), mac(nat, to));
         let (from, to) = (index(from), index(to));
         attached.push(nat.enter(|| {
-            let program = programs::redirect(&bpf::devmap(to), next_hop, own);
+            let program = program(&bpf::devmap(to), next_hop, own);
             let link = bpf::attach_xdp(&program, from);
             (program, link)
         }));

@@ -1,9 +1,13 @@
 //! vpnat with a million flows: memory, and what the sweep takes.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use vpnat_common::layout::clock::Settings;
+use vpnat_common::layout::upkeep::{REAP_KEYS_AT, REAP_MOST};
+
 use super::contender::{Contender, http};
-use super::path::Path;
+use super::path::{self, outbound};
 use super::report::{Better, Report};
 use super::throughput::open;
 use super::{bpf, progress};
@@ -17,7 +21,7 @@ pub fn measure(sandbox: &Sandbox, contenders: &[Contender], quick: bool, report:
     let Some(contender) = contenders.iter().find(|contender| contender.is_vpnat()) else { return };
     progress("memory and sweep with 1M flows");
     let name = contender.name();
-    let Some(path) = Path::new(sandbox, contender, report) else { return };
+    let Some(path) = path::Path::new(sandbox, contender, report) else { return };
     let Some(host) = &path.host else { return };
     let Some(pid) = host.pid() else { return };
     let mut record = |measure: &str, what: &str, unit: &str, value: f64| {
@@ -57,9 +61,47 @@ pub fn measure(sandbox: &Sandbox, contenders: &[Contender], quick: bool, report:
         record("sweep", "a walk over 1M flows", "s of processor time", busy);
         record("memory", "agent resident, 1M flows, after sweeping", "MB", resident(pid));
     }
+    if let (Some(reap), Some(settings)) = (host.pin("reap"), host.pin("SETTINGS")) {
+        record(
+            "sweep",
+            "longest call that removes flows, µs without interruption",
+            "µs",
+            longest(&reap, &settings),
+        );
+    }
     for warning in opened.warnings {
         report.warn(warning);
     }
+}
+
+/// Lets every flow end, and takes away some of them in calls as large as the sweep's; the longest call's time, µs. The
+/// rest of a sweep, reading the table, holds a lock for one bucket at a time only.
+fn longest(reap: &Path, settings: &Path) -> f64 {
+    const CALLS: u32 = 200;
+    let settings = bpf::open(settings).expect("the settings' map");
+    // The offset of the datapath's clock stands first.
+    bpf::change_value::<{ size_of::<Settings>() }>(&settings, |bytes| {
+        let at = std::mem::offset_of!(Settings, clock_offset_s);
+        bytes[at..at + 4].copy_from_slice(&100_000u32.to_ne_bytes());
+    })
+    .expect("move the datapath's clock");
+    let program = bpf::open(reap).expect("the program that removes flows");
+    let mut longest = Duration::ZERO;
+    for call in 0..CALLS {
+        let mut data = vec![0; REAP_KEYS_AT as usize];
+        for number in call * REAP_MOST..(call + 1) * REAP_MOST {
+            let [source, destination] = outbound(number).ports.map(u16::from_be_bytes);
+            let addresses = outbound(number).addresses;
+            data.extend(addresses.as_flattened());
+            data.extend(source.to_ne_bytes());
+            data.extend(destination.to_ne_bytes());
+            data.extend([17, 0, 0, 0]);
+        }
+        let (removed, took) = bpf::run(&program, &data).expect("remove flows");
+        assert!(removed > REAP_MOST, "call {call} removed {removed} entries of {REAP_MOST} flows");
+        longest = longest.max(took);
+    }
+    longest.as_nanos() as f64 / 1e3
 }
 
 fn resident(pid: u32) -> f64 {

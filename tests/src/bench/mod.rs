@@ -46,6 +46,8 @@ pub struct Options {
     pub only: Vec<String>,
     /// Only these measurements, if any are named.
     pub measure: Vec<String>,
+    /// Only these numbers of flows, if any are named.
+    pub flows: Vec<String>,
 }
 
 /// How often and how long.
@@ -93,7 +95,7 @@ pub fn run(options: &Options) -> ExitCode {
         let mut paths: Vec<Path<'_>> =
             contenders.iter().filter_map(|contender| Path::new(&sandbox, contender, &mut report)).collect();
         if wanted("throughput") {
-            throughput::measure(&mut paths, &effort, &mut report);
+            throughput::measure(&mut paths, &options.flows, &effort, &mut report);
         }
         if wanted("latency") {
             latency::measure(&mut paths, &effort, &mut report);

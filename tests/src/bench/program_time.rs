@@ -16,7 +16,7 @@ const PACKETS: u32 = 500_000;
 pub fn measure(sandbox: &Sandbox, contenders: &[Contender], effort: &Effort, report: &mut Report) {
     progress("the programs by themselves");
     for contender in contenders {
-        if !contender.is_vpnat() && *contender != Contender::Redirect {
+        if !contender.is_vpnat() && !matches!(contender, Contender::Redirect | Contender::Lookup) {
             continue;
         }
         let Some(path) = Path::new(sandbox, contender, report) else { continue };

@@ -39,6 +39,8 @@ mod action {
 }
 
 mod helper {
+    pub const MAP_LOOKUP: i32 = 1;
+    pub const MAP_UPDATE: i32 = 2;
     pub const KTIME_GET_NS: i32 = 5;
     pub const REDIRECT: i32 = 23;
     pub const REDIRECT_MAP: i32 = 51;
@@ -336,6 +338,76 @@ pub fn redirect(target: &OwnedFd, to: Mac, from: Mac) -> OwnedFd {
         .set(R0, action::PASS)
         .exit();
     bpf::load_xdp("bench_redirect", &asm.finish())
+}
+
+/// As [`redirect`], but with what any NAT that keeps its flows in a hash map has to do besides: look the packet up in
+/// `table`, count it there, and enter it with its answer where it is new.
+pub fn lookup(table: &OwnedFd, target: &OwnedFd, to: Mac, from: Mac) -> OwnedFd {
+    use Reg::*;
+    use Size::*;
+    /// Below the frame pointer: the key, the answer's key, an empty value.
+    const KEY: i16 = -16;
+    const ANSWER: i16 = -32;
+    const VALUE: i16 = -96;
+    const NO_EXIST: i32 = 1;
+    let mut asm = Asm::default();
+    let (pass, found, send) = (asm.label(), asm.label(), asm.label());
+    let first = u64::from_ne_bytes([to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1]]);
+    marked(&mut asm, pass);
+    asm.mov(R6, R2)
+        .load(B8, R4, R6, at::ADDRESSES)
+        .store(B8, R10, KEY, R4)
+        .load(B4, R4, R6, at::PORTS)
+        .store(B4, R10, KEY + 8, R4)
+        .store_imm(B4, R10, KEY + 12, 17)
+        .map(R1, table.as_raw_fd())
+        .mov(R2, R10)
+        .alu(Op::Add, R2, i32::from(KEY))
+        .call(helper::MAP_LOOKUP)
+        .jump_if(If::NotEqual, R0, 0, found);
+    for offset in (0..64).step_by(8) {
+        asm.store_imm(B8, R10, VALUE + offset, 0);
+    }
+    asm.load(B4, R4, R6, at::ADDRESSES + 4)
+        .store(B4, R10, ANSWER, R4)
+        .load(B4, R4, R6, at::ADDRESSES)
+        .store(B4, R10, ANSWER + 4, R4)
+        .load(B2, R4, R6, at::PORTS + 2)
+        .store(B2, R10, ANSWER + 8, R4)
+        .load(B2, R4, R6, at::PORTS)
+        .store(B2, R10, ANSWER + 10, R4)
+        .store_imm(B4, R10, ANSWER + 12, 17);
+    for key in [ANSWER, KEY] {
+        asm.map(R1, table.as_raw_fd())
+            .mov(R2, R10)
+            .alu(Op::Add, R2, i32::from(key))
+            .mov(R3, R10)
+            .alu(Op::Add, R3, i32::from(VALUE))
+            .set(R4, NO_EXIST)
+            .call(helper::MAP_UPDATE);
+    }
+    // `R0` is a number here and a place where the entry was found.
+    asm.set(R0, 0).jump_if(If::Equal, R0, 0, send);
+    asm.here(found)
+        .load(B8, R4, R0, 0)
+        .alu(Op::Add, R4, 1)
+        .store(B8, R0, 0, R4)
+        .load(B8, R4, R0, 8)
+        .alu(Op::Add, R4, i32::from(TOTAL_LENGTH))
+        .store(B8, R0, 8, R4)
+        .here(send)
+        .set64(R4, first)
+        .store(B8, R6, 0, R4)
+        .store_imm(B4, R6, 8, i32::from_ne_bytes([from[2], from[3], from[4], from[5]]))
+        .map(R1, target.as_raw_fd())
+        .set(R2, 0)
+        .set(R3, 0)
+        .call(helper::REDIRECT_MAP)
+        .exit()
+        .here(pass)
+        .set(R0, action::PASS)
+        .exit();
+    bpf::load_xdp("bench_lookup", &asm.finish())
 }
 
 #[cfg(test)]

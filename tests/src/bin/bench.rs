@@ -35,6 +35,9 @@ struct Args {
     /// Only these measurements: throughput, opening, programs, memory, bulk, latency, start
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     measure: Vec<String>,
+    /// Only these numbers of flows: 1, 1k, 50k, 1M
+    #[arg(long, value_name = "NUMBER,…", value_delimiter = ',')]
+    flows: Vec<String>,
 }
 
 fn contender(text: &str) -> Result<(String, String), String> {
@@ -45,6 +48,6 @@ fn contender(text: &str) -> Result<(String, String), String> {
 }
 
 fn main() -> ExitCode {
-    let Args { quick, json, plot, tables, contender, only, measure } = Args::parse();
-    bench::run(&Options { quick, json, plot, tables, contenders: contender, only, measure })
+    let Args { quick, json, plot, tables, contender, only, measure, flows } = Args::parse();
+    bench::run(&Options { quick, json, plot, tables, contenders: contender, only, measure, flows })
 }

@@ -2,6 +2,7 @@
 //! packet leaves with a wrong source.
 
 use tests::packet::{UDP, udp};
+use vpnat_common::engine::STAMP_SECONDS;
 use vpnat_common::layout::flow::FlowEntry;
 use vpnat_common::layout::outcome::Outcome;
 use vpnat_common::layout::user::FlowEntryBytes;
@@ -48,7 +49,7 @@ fn a_missing_outbound_half_is_made_anew() {
         assert_eq!(case.entries(), 2);
         // By the answer too, once the timers are looked at again.
         with_half_missing(case, 0);
-        case.wait(8);
+        case.wait(STAMP_SECONDS);
         comes_back(case);
         case.pair(&LINE);
         goes_out(case);
@@ -62,7 +63,7 @@ fn a_missing_inbound_half_is_made_anew() {
         with_half_missing(case, 1);
         case.back(&answer()).ends_as(A, Outcome::Unsolicited);
         goes_out(case);
-        case.wait(8);
+        case.wait(STAMP_SECONDS);
         goes_out(case);
         case.pair(&LINE);
         comes_back(case);
@@ -78,7 +79,7 @@ fn a_half_whose_port_is_another_flows_is_removed() {
         let rival = udp((POD_2, 40000), SERVER_END, 64, b"question");
         case.out(&rival).leaves_as(A, &model::source(&rival, PUBLIC));
         case.back(&answer()).arrives_as(A, &model::destination(&answer(), (POD_2, 40000)));
-        case.wait(8);
+        case.wait(STAMP_SECONDS);
         let seen = case.out(&question());
         assert_ne!(seen.port(), 40000, "it is the other pod's now");
         seen.leaves_as(A, &model::source(&question(), (EGRESS_A, seen.port())));
@@ -137,7 +138,7 @@ fn an_entry_with_a_wrong_phase_or_vendor_is_not_renewed() {
     each(ALL, |case| {
         for (at, value) in [(PHASE, 0), (PHASE, 9), (PHASE, 255), (VENDOR, 64), (VENDOR, 255)] {
             spoil(case, at, |_| value);
-            case.wait(8);
+            case.wait(STAMP_SECONDS);
             unused(case);
         }
     });

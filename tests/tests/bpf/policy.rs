@@ -1,12 +1,15 @@
 //! Who may talk to whom, and what happens to everybody else.
 
+use aya::maps::lpm_trie::Key;
 use tests::packet::{UDP, tcp, udp};
+use vpnat_common::engine::STAMP_SECONDS;
 use vpnat_common::layout::outcome::{Hook, Outcome};
+use vpnat_common::layout::vendor::{SOURCE_KEY_VENDOR_BITS, SourceKey};
 
 use crate::case::{ALL, Line, TC, each};
 use crate::model;
 use crate::plan::{
-    A, B, EGRESS_A, EGRESS_B, ELSEWHERE, EXEMPT_SERVER, NOBODY, POD, SERVER, SERVER_B, STRANGER,
+    A, ALLOWED, B, EGRESS_A, EGRESS_B, ELSEWHERE, EXEMPT_SERVER, NOBODY, POD, SERVER, SERVER_B, STRANGER,
 };
 
 #[test]
@@ -133,6 +136,22 @@ fn a_vendor_does_not_reach_a_pod_by_the_pods_own_address() {
     });
 }
 
+/// Where packets between two addresses go is remembered for a moment; a change of the configuration ends that.
+#[test]
+fn a_source_that_is_no_longer_allowed_opens_nothing_more() {
+    each(ALL, |case| {
+        let question = |port| udp((POD, port), (SERVER, 53), 64, b"question");
+        for port in [40000, 40001] {
+            case.out(&question(port)).leaves_as(A, &model::source(&question(port), (EGRESS_A, port)));
+        }
+        let allowed = Key::new(SOURCE_KEY_VENDOR_BITS + ALLOWED.1, SourceKey::new(A, ALLOWED.0.into()));
+        case.world.maps.sources.remove(&allowed).expect("the admitted source");
+        case.world.maps.raise_route_generation().expect("the route generation");
+        case.out(&question(40002)).ends_as(A, Outcome::SourceNotAllowed);
+        assert_eq!(case.entries(), 4);
+    });
+}
+
 /// An egress address that the configuration takes away is a wrong source from then on, also for flows that had
 /// it; they go on with the one that the vendor has now.
 #[test]
@@ -141,11 +160,11 @@ fn a_flow_does_not_outlive_its_egress_address() {
         let question = udp((POD, 40000), (SERVER, 53), 64, b"question");
         case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_A, 40000)));
         case.change_policy(A, |policy| policy.egress[0] = EGRESS_B.into());
-        case.wait(8);
+        case.wait(STAMP_SECONDS);
         case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_B, 40000)));
         // While the list is being rewritten it may name nobody: then nothing leaves.
         case.change_policy(A, |policy| policy.egress[0] = vpnat_common::addr::Ip4::UNSPECIFIED);
-        case.wait(8);
+        case.wait(STAMP_SECONDS);
         assert!(case.out(&question).was_dropped());
         let other = udp((POD, 40001), (SERVER, 53), 64, b"question");
         case.out(&other).ends_as(A, Outcome::NotReady);

@@ -18,6 +18,7 @@ use vpnat_agent::datapath::object::{self, Sizes, TC_PROGRAMS, XDP_PROGRAMS};
 use vpnat_agent::datapath::pins::Pins;
 use vpnat_agent::stop::Stop;
 use vpnat_common::addr::Ip4;
+use vpnat_common::engine::STAMP_SECONDS;
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort, role};
 use vpnat_common::layout::flow::{FlowKey, FragmentEntry, FragmentKey};
@@ -203,9 +204,12 @@ impl World {
             maps.xdp_ports.set(xdp_slot.into(), port, 0).expect("an XDP slot");
             maps.xdp_devices.set(xdp_slot.into(), ifindex, None, 0).expect("a device of the device map");
         }
-        maps.settings.set(0, Settings { ready: 1, ..Settings::default() }, 0).expect("settings");
+        // Nothing that the programs remember of the last case holds in this one.
+        let route_generation = maps.settings.get(&0, 0).expect("settings").route_generation.wrapping_add(1);
+        let settings = Settings { ready: 1, route_generation, ..Settings::default() };
+        maps.settings.set(0, settings, 0).expect("settings");
         // Every case starts with a stamp, so that no case sees one end by chance.
-        let offset = (4 - self.now() % 4) % 4;
+        let offset = (STAMP_SECONDS - self.now() % STAMP_SECONDS) % STAMP_SECONDS;
         self.maps.change_settings(|settings| settings.clock_offset_s = offset).expect("the clock's offset");
     }
 

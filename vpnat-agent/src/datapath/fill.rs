@@ -68,7 +68,8 @@ pub fn fill(
             maps.vendors.set(slot, VendorPolicy::FREE, 0).map_err(Error::map("writing", names::VENDORS))?;
         }
     }
-    Ok(())
+    // What the programs remember of the old configuration ends.
+    maps.raise_route_generation()
 }
 
 /// A vendor keeps the slot that its name has in the map, because flows name slots.

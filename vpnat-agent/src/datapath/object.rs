@@ -138,10 +138,26 @@ fn parse() -> Result<Object, Error> {
     Object::parse(OBJECT).map_err(|error| Error::ObjectBad { reason: error.to_string() })
 }
 
+/// A loader without the kernel's own BTF: no program needs it, and it would take ten megabytes beside what loading takes.
+fn loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
+}
+
+/// Gives the memory that loading took back to the system.
+fn trim() {
+    // SAFETY: the function has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Asks the kernel for its tick rate, with a load of its own that leaves nothing behind.
 pub fn tick_rate(stop: &Stop) -> Result<u32, Error> {
     check_embedded()?;
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     for name in [names::FLOWS, names::FRAGMENTS] {
         loader.map_max_entries(name, 64);
     }
@@ -214,7 +230,7 @@ pub fn rehearsal_of(program: &str) -> String {
 fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &Stop) -> Result<Ebpf, Error> {
     let go_on = || if stop.is_set() { Err(Error::Stopped) } else { Ok(()) };
     let multiplier = clock::multiplier(tick_rate);
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     loader
         .override_global(CLOCK_MULTIPLIER, &multiplier, true)
         .map_max_entries(names::FLOWS, sizes.flows)
@@ -231,6 +247,7 @@ fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &
         go_on()?;
         xdp(&mut object, name)?.load().map_err(|error| load_error(name, error))?;
     }
+    trim();
     go_on()?;
     Ok(object)
 }

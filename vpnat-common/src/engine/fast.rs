@@ -3,21 +3,27 @@
 
 use super::ingress::is_protected;
 use super::session::{self, Admission, After, Standing, Step};
-use super::tables::{Link, NextHop, Route, RouteQuery, Tables};
+use super::tables::{Link, NextHop, Route, RouteQuery, Tables, Way};
 use super::{Clock, Decision, flows, identification, rewrite};
 use crate::addr::Ip4;
 use crate::checksum::{self, Sum};
+use crate::flow_ref::Rewrite;
 use crate::layout::device::role;
-use crate::layout::flow::Direction;
+use crate::layout::flow::{Direction, protocol};
 use crate::layout::outcome::Outcome;
 use crate::layout::vendor::VendorPolicy;
-use crate::packet::{Ip, Packet, Subject, ipv4};
+use crate::packet::{Ip, Subject, ipv4};
 
 /// A packet that arrived on a device with the parts `ROLES` (bits of [`role`]).
 #[inline(always)]
 pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
+    let step = translate::<T, P, ROLES>(tables, packet, After::Nothing);
+    if step.is_end() {
+        return step.ended();
+    }
+    // Nothing of what follows is prepared before it is needed.
     let mut admission = Admission::NONE;
-    let mut step = translate::<T, P, ROLES>(tables, packet, After::Nothing);
+    let mut step = step;
     if step == Step::STALE {
         admission.preferred = flows::port_of(tables, packet);
         step = match session::renew(tables, packet, true) {
@@ -54,39 +60,66 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
     session::clamp(tables, packet, step).ended()
 }
 
-/// Translates a packet that belongs to a flow and hands it to its next hop. Everything is checked before anything is written.
+/// Translates a packet that belongs to a flow and hands it to its next hop. Everything is checked before anything is
+/// written.
 #[inline(never)]
 fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, after: After) -> Step {
-    let stack = |outcome| Step::done(Decision::nobody(outcome));
     // Bad headers too: the stack drops and counts them.
-    let Ok(mut ip) = Ip::read(packet) else { return stack(Outcome::ToStackShape) };
-    if ip.header_len != ipv4::LEN || ip.is_fragment() || !header_checksum_holds(packet) {
-        return stack(Outcome::ToStackShape);
+    let stack = Step::done(Decision::nobody(Outcome::ToStackShape));
+    let Some(ip) = Ip::read_plain(packet) else { return stack };
+    // A path for each protocol: none carries what only another one needs.
+    match ip.protocol {
+        protocol::TCP => translate_as::<T, P, ROLES, { protocol::TCP }>(tables, packet, ip, after),
+        protocol::UDP => translate_as::<T, P, ROLES, { protocol::UDP }>(tables, packet, ip, after),
+        protocol::ICMP => translate_as::<T, P, ROLES, { protocol::ICMP }>(tables, packet, ip, after),
+        _ => stack,
     }
-    // Known by now; said so that offsets become constants.
+}
+
+/// As [`translate`], for a packet of `PROTOCOL`.
+#[inline(always)]
+fn translate_as<T: Tables, P: Link, const ROLES: u8, const PROTOCOL: u8>(
+    tables: &T,
+    packet: &mut P,
+    mut ip: Ip,
+    after: After,
+) -> Step {
+    // Known by now; said so that they become constants.
+    ip.protocol = PROTOCOL;
     ip.header_len = ipv4::LEN;
-    let Ok(subject) = Subject::read::<P, true>(packet, &ip) else { return stack(Outcome::ToStackShape) };
+    let Ok(subject) = Subject::read::<P, true>(packet, &ip) else {
+        return Step::done(Decision::nobody(Outcome::ToStackShape));
+    };
     let key = subject.key;
     let Some(entry) = tables.flow(&key) else { return Step::MISS };
-    let Some(direction) = entry.direction() else { return Step::MISS };
-    let Some(to) = entry.rewrite(&key, direction) else { return Step::MISS };
-    let ended = |outcome| Step::done(Decision::of(to.vendor, outcome));
-    let expected = match direction {
-        Direction::Outbound => role::INSIDE,
-        Direction::Inbound => role::OUTSIDE,
+    // A device with one part sees one direction; the other one is somebody's forgery.
+    let direction = match ROLES {
+        role::INSIDE => Direction::Outbound,
+        role::OUTSIDE => Direction::Inbound,
+        _ => match entry.direction() {
+            Some(direction) => direction,
+            None => return Step::MISS,
+        },
     };
-    if ROLES & expected == 0 {
-        return ended(Outcome::WrongSide);
-    }
+    let Some(to) = entry.rewrite(&key, direction) else {
+        return match entry.rewrite(&key, direction.opposite()) {
+            Some(to) => Step::done(Decision::of(to.vendor, Outcome::WrongSide)),
+            None => Step::MISS,
+        };
+    };
+    let ended = |outcome| Step::done(Decision::of(to.vendor, outcome));
     if ip.ttl <= 1 {
         return ended(Outcome::ToStackTtl);
     }
-    if after < After::Renewed && entry.stamp() != Clock::read(tables).stamp {
+    let clock = Clock::read(tables);
+    if after < After::Renewed && session::needs_a_look(&entry, &clock) {
         return Step::STALE;
     }
     let next_hop = NextHop { slot: entry.out_slot(), mac: entry.out_mac(), mtu: entry.mtu() };
     if let Err(outcome) = check_way(packet.wire_len(&ip, &subject), &next_hop) {
-        return ended(outcome);
+        // Only the stack has seen this flow lately: whether there is a way past it is not known.
+        let look = after < After::Renewed && next_hop.is_unknown();
+        return if look { Step::STALE } else { ended(outcome) };
     }
     if after < After::Followed && !session::note(&subject, entry) {
         return Step::CONTROL;
@@ -95,20 +128,11 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, af
     if !packet.reserve(next_hop.slot) {
         return ended(Outcome::ToStackRoute);
     }
+    if after < After::Followed {
+        session::refresh(tables, &clock, subject.kind, direction, to.vendor, &entry);
+    }
     entry.count(ip.total_len);
-
-    // TTL and protocol share a word of the header checksum.
-    let word = |ttl: u8| u16::from_ne_bytes([ttl, ip.protocol]);
-    let ttl = ip.ttl - 1;
-    let ttl_delta = checksum::delta16(word(ip.ttl), word(ttl));
-    ip.check = checksum::apply(ip.check, Sum(ttl_delta as u32));
-    let old = subject.rewritten_port(direction);
-    let done = packet.store(ipv4::TTL, [ttl])
-        && (matches!(direction, Direction::Inbound)
-            || identification::renew(tables, packet, &mut ip, to.addr))
-        && rewrite::transport_header::<P, true>(packet, ipv4::LEN, ip.protocol, direction, old, &to)
-        && rewrite::address(packet, &ip, direction, &to)
-        && packet.address(next_hop.slot, next_hop.mac);
+    let done = write(tables, packet, &mut ip, &subject, direction, &to, &next_hop);
     ended(match (done, direction) {
         (false, _) => Outcome::Unfinished,
         (true, Direction::Outbound) => Outcome::Outbound,
@@ -116,51 +140,117 @@ fn translate<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P, af
     })
 }
 
+/// Writes the translation, and one hop less to live, into a packet without options.
+#[inline(always)]
+fn write<T: Tables, P: Link>(
+    tables: &T,
+    packet: &mut P,
+    ip: &mut Ip,
+    subject: &Subject,
+    direction: Direction,
+    to: &Rewrite,
+    next_hop: &NextHop,
+) -> bool {
+    /// What the word that TTL and protocol share changes by when the TTL, its first byte, becomes one less: `~1`.
+    const ONE_LESS: u16 = !u16::from_ne_bytes([1, 0]);
+    if matches!(direction, Direction::Outbound) && !identification::renew(tables, packet, ip, to.addr) {
+        return false;
+    }
+    let check = checksum::apply(ip.check, Sum(to.addr_delta as u32).add16(ONE_LESS));
+    let [high, low] = check.to_ne_bytes();
+    let address = match direction {
+        Direction::Outbound => ipv4::SRC,
+        Direction::Inbound => ipv4::DST,
+    };
+    let old = subject.rewritten_port(direction);
+    rewrite::transport_header::<P, true>(packet, ipv4::LEN, ip.protocol, direction, old, to)
+        && packet.store(ipv4::TTL, [u32::from_ne_bytes([ip.ttl - 1, ip.protocol, high, low])])
+        && packet.store(address, [to.addr.to_ne()])
+        && packet.address(next_hop.slot, next_hop.mac)
+}
+
 /// Judges a packet without a flow, of a shape that [`translate`] has checked. If it may open one, the outcome
 /// is the translated one and `admission` holds what it needs.
 #[inline(never)]
 fn admit<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &P, admission: &mut Admission) -> Decision {
-    if !packet.is_addressed_here() {
-        return Decision::nobody(Outcome::NotOurs);
-    }
     let Ok(ip) = Ip::read(packet) else { return Decision::nobody(Outcome::ToStackShape) };
     let Ok(subject) = Subject::read::<P, true>(packet, &ip) else {
         return Decision::nobody(Outcome::ToStackShape);
     };
-    if ROLES & role::OUTSIDE != 0
-        && let Some(target) = tables.vendor_of(ip.src)
-        && target.exempt == 0
-        && is_protected(tables, ip.dst, target.vendor)
-    {
-        return Decision::of(target.vendor, Outcome::Unsolicited);
+    let query = RouteQuery { src: ip.src, dst: ip.dst, protocol: ip.protocol };
+    let stamp = Clock::read(tables).stamp;
+    let (way, is_new) = match tables.way(&query, stamp) {
+        Some(way) => (way, false),
+        None => {
+            let arrives = packet.arrives();
+            match find_way::<T, ROLES>(tables, &query, arrives) {
+                Ok(way) => (way, true),
+                // What is not addressed to this host is not this host's to judge.
+                Err(_) if !packet.is_addressed_here(arrives) => return Decision::nobody(Outcome::NotOurs),
+                Err(decision) => return decision,
+            }
+        }
+    };
+    if !packet.is_addressed_here(way.arrives) {
+        return Decision::nobody(Outcome::NotOurs);
     }
-    let Some(target) = tables.vendor_of(ip.dst) else { return Decision::nobody(Outcome::NotOurs) };
+    let ended = |outcome| Decision::of(way.vendor, outcome);
+    if ip.ttl <= 1 {
+        return ended(Outcome::ToStackTtl);
+    }
+    if let Err(outcome) = check_way(packet.wire_len(&ip, &subject), &way.next_hop) {
+        return ended(outcome);
+    }
+    let policy = match tables.policy(way.vendor) {
+        Some(policy) if tables.settings().ready != 0 && policy.egress_count != 0 => policy,
+        _ => return ended(Outcome::NotReady),
+    };
+    admission.next_hop = way.next_hop;
+    admission.egress = flows::egress_address(policy, ip.src);
+    if admission.egress == Ip4::UNSPECIFIED {
+        // A policy that is being rewritten may name no address.
+        return ended(Outcome::NotReady);
+    }
+    if is_new {
+        tables.keep_way(&query, stamp, &way);
+    }
+    ended(Outcome::Outbound)
+}
+
+/// Finds out whose packets from and to these addresses are, whether they are allowed, and where they go.
+///
+/// # Errors
+/// How such a packet ends, if not by opening a flow.
+#[inline(always)]
+fn find_way<T: Tables, const ROLES: u8>(
+    tables: &T,
+    query: &RouteQuery,
+    arrives: u8,
+) -> Result<Way, Decision> {
+    if ROLES & role::OUTSIDE != 0
+        && let Some(target) = tables.vendor_of(query.src)
+        && target.exempt == 0
+        && is_protected(tables, query.dst, target.vendor)
+    {
+        return Err(Decision::of(target.vendor, Outcome::Unsolicited));
+    }
+    let Some(target) = tables.vendor_of(query.dst) else { return Err(Decision::nobody(Outcome::NotOurs)) };
     let vendor = target.vendor;
+    let ends = |outcome| Err(Decision::of(vendor, outcome));
     if target.exempt != 0 {
-        return Decision::of(vendor, Outcome::Exempt);
+        return ends(Outcome::Exempt);
     }
     if ROLES & role::INSIDE == 0 {
-        return Decision::of(vendor, Outcome::WrongSide);
+        return ends(Outcome::WrongSide);
     }
     let policy = match tables.policy(vendor) {
         Some(policy) if tables.settings().ready != 0 && policy.egress_count != 0 => policy,
-        _ => return Decision::of(vendor, Outcome::NotReady),
+        _ => return ends(Outcome::NotReady),
     };
-    if !tables.source_allowed(vendor, ip.src) {
-        return Decision::of(vendor, Outcome::SourceNotAllowed);
+    if !tables.source_allowed(vendor, query.src) {
+        return ends(Outcome::SourceNotAllowed);
     }
-    if ip.ttl <= 1 {
-        return Decision::of(vendor, Outcome::ToStackTtl);
-    }
-    let query = RouteQuery { src: ip.src, dst: ip.dst, protocol: ip.protocol };
-    admission.next_hop = find_next_hop(tables, &query, Direction::Outbound, policy);
-    admission.egress = flows::egress_address(policy, ip.src);
-    match check_way(packet.wire_len(&ip, &subject), &admission.next_hop) {
-        // A policy that is being rewritten may name no address.
-        Ok(()) if admission.egress == Ip4::UNSPECIFIED => Decision::of(vendor, Outcome::NotReady),
-        Ok(()) => Decision::of(vendor, Outcome::Outbound),
-        Err(outcome) => Decision::of(vendor, outcome),
-    }
+    Ok(Way { vendor, arrives, next_hop: find_next_hop(tables, query, Direction::Outbound, policy) })
 }
 
 /// Whether XDP can send the packet this way.
@@ -202,7 +292,7 @@ fn find_next_hop<T: Tables>(
 /// Renews the next hop that the packet's flow keeps; false if XDP cannot send it on.
 #[inline(never)]
 fn keep_next_hop<T: Tables, P: Link>(tables: &T, packet: &P) -> bool {
-    if !packet.is_addressed_here() {
+    if !packet.is_addressed_here(packet.arrives()) {
         return false;
     }
     let Ok(ip) = Ip::read(packet) else { return false };
@@ -226,16 +316,4 @@ fn keep_next_hop<T: Tables, P: Link>(tables: &T, packet: &P) -> bool {
     entry.set_out_slot(next_hop.slot);
     entry.set_stamp(Clock::read(tables).stamp);
     next_hop.slot != 0
-}
-
-/// Whether the checksum of a header without options holds (RFC 1812 section 5.2.2).
-#[inline(always)]
-fn header_checksum_holds<P: Packet>(packet: &P) -> bool {
-    let Some(words) = packet.load::<[u32; 5]>(0) else { return false };
-    let [a, b, c, d, e] = words.map(u64::from);
-    let sum = a + b + c + d + e;
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
 }

@@ -5,8 +5,8 @@
 //! * A half whose other half is missing is completed when a packet comes by; one whose other half belongs
 //!   to another flow is removed.
 
+use super::Clock;
 use super::tables::{Refused, Tables};
-use super::{Clock, STAMP_SECONDS};
 use crate::addr::{Ip4, Port};
 use crate::checksum;
 use crate::flow_ref::{FlowRef, Rewrite};
@@ -194,13 +194,10 @@ pub enum Renewal {
     Invalid,
 }
 
-/// Looks at the timers of a flow whose stamp is no longer current, renews this side's if `refresh`, and
-/// completes the pair if its other half is missing. The stamp is the caller's to renew.
+/// Looks at a flow whose stamp is no longer current or whose own timer has ended: at the other half's timer, at the
+/// configuration, and completes the pair if its other half is missing. The stamp is the caller's to renew, and timers
+/// are the packet's.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "inlined into each hook; a struct would be built on a 512-byte stack"
-)]
 pub fn renew<T: Tables>(
     tables: &T,
     clock: &Clock,
@@ -209,9 +206,10 @@ pub fn renew<T: Tables>(
     direction: Direction,
     entry: &FlowRef<'_>,
     rewrite: &Rewrite,
-    refresh: bool,
 ) -> Renewal {
-    let Some(phase) = entry.phase() else { return Renewal::Invalid };
+    if entry.phase().is_none() {
+        return Renewal::Invalid;
+    }
     let other_key = pair_key(key, direction, rewrite);
     let other = tables.flow(&other_key);
     match &other {
@@ -241,8 +239,11 @@ pub fn renew<T: Tables>(
     if other.is_none() && !complete_pair(tables, clock, key, entry, rewrite) {
         return Renewal::Invalid;
     }
-    if refresh {
-        entry.set_expires(clock.deadline(policy.timeouts.of(phase)));
+    if !runs(entry.expires(), clock.now, 0)
+        && let Some(other) = &other
+    {
+        // The other half speaks for both: until its timer ends nobody needs to ask it again.
+        entry.set_expires(other.expires());
     }
     Renewal::Alive
 }
@@ -305,7 +306,7 @@ pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
     let had_pair = tables
         .flow(&pair_key(key, direction, &rewrite))
         .is_some_and(|other| is_pair(key, direction, &pair_key(key, direction, &rewrite), &other));
-    let when = When::OverFor(GRACE_S + STAMP_SECONDS);
+    let when = When::OverFor(GRACE_S);
     let removed = remove(tables, clock.now, key, direction, &entry, &rewrite, when);
     removed as u32 * (1 + had_pair as u32)
 }

@@ -98,15 +98,14 @@ impl core::fmt::Debug for Decision {
 pub struct Clock {
     /// Now.
     pub now: Moment,
-    /// Equal stamps mean: within the same few seconds and nothing about routes has changed. While a flow's
-    /// stamp is current its timers need no look and its next hop holds.
+    /// Equal stamps mean: within the same few seconds and nothing about routes or configuration has changed. While a
+    /// flow's stamp is current its next hop holds and its other half is there.
     pub stamp: u16,
 }
 
-/// Length of a stamp's life in seconds; timers are set this much longer, since they are only renewed when
-/// the stamp changes. The default trades renewal work (one route lookup per flow and life) against how
-/// long a next hop can be stale while the agent, which ends it by the generation, is down.
-pub const STAMP_SECONDS: u32 = 4;
+/// Length of a stamp's life in seconds. Trades work (one route lookup and one look at the other half per flow and
+/// life) against how long a next hop can be stale while the agent, which ends it by the generation, is down.
+pub const STAMP_SECONDS: u32 = 16;
 
 impl Clock {
     /// Reads the clock.
@@ -120,17 +119,18 @@ impl Clock {
         Self { now, stamp: if stamp == 0 { 1 } else { stamp } }
     }
 
-    /// When a timer of `seconds` ends that is started now and renewed once per stamp.
+    /// When a timer of `seconds` ends that is started now. Never [`flows::GONE`].
     #[inline(always)]
     pub const fn deadline(&self, seconds: u32) -> Moment {
-        self.now.after(seconds.saturating_add(STAMP_SECONDS))
+        let end = self.now.after(seconds);
+        if end.seconds == flows::GONE.seconds { Moment::new(1) } else { end }
     }
 
     /// How long ago a timer of `seconds` was started that ends at `deadline`, in seconds: rounded down, negative if it
     /// was none of that length.
     #[inline(always)]
     pub const fn since_start(&self, deadline: Moment, seconds: u32) -> i32 {
-        let start = deadline.seconds.wrapping_sub(seconds.saturating_add(STAMP_SECONDS)).wrapping_sub(1);
+        let start = deadline.seconds.wrapping_sub(seconds).wrapping_sub(1);
         // The second in which it was started had begun before.
         self.now.seconds.wrapping_sub(start) as i32 - 1
     }

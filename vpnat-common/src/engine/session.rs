@@ -15,7 +15,7 @@ use super::{Clock, Decision, fragments, identification, mss, rewrite};
 use crate::addr::{Ip4, Port};
 use crate::flow_ref::FlowRef;
 use crate::ip_options;
-use crate::layout::flow::{Direction, FlowKey, Phase, protocol, sent};
+use crate::layout::flow::{Direction, FlowKey, Phase, sent};
 use crate::layout::outcome::Outcome;
 use crate::layout::vendor::flag;
 use crate::packet::{Ip, Kind, Packet, Subject, transport};
@@ -46,11 +46,17 @@ impl Step {
         Self { code: decision.code }
     }
 
+    /// Whether it ended.
+    #[inline(always)]
+    pub const fn is_end(self) -> bool {
+        self.code < Self::MISS.code
+    }
+
     /// How it ended; [`Outcome::EntryInvalid`] if it should have and did not, because its flow was taken
     /// away between two steps.
     #[inline(always)]
     pub const fn ended(self) -> Decision {
-        if self.code >= Self::MISS.code {
+        if !self.is_end() {
             return Decision::nobody(Outcome::EntryInvalid);
         }
         Decision { code: self.code }
@@ -103,11 +109,15 @@ pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     if ip_options::refused(tables, packet, &ip) {
         return ended(Outcome::OptionRefused);
     }
-    if after < After::Renewed && entry.stamp() != Clock::read(tables).stamp {
+    let clock = Clock::read(tables);
+    if after < After::Renewed && needs_a_look(&entry, &clock) {
         return Step::STALE;
     }
-    if after < After::Followed && !note(&subject, entry) {
-        return Step::CONTROL;
+    if after < After::Followed {
+        if !note(&subject, entry) {
+            return Step::CONTROL;
+        }
+        refresh(tables, &clock, subject.kind, direction, to.vendor, &entry);
     }
     let mut id = ip.id;
     if ip.is_fragment() {
@@ -162,6 +172,36 @@ pub fn clamp<T: Tables, P: Packet>(tables: &T, packet: &mut P, step: Step) -> St
     Step::done(decision.but(Outcome::Unfinished))
 }
 
+/// Whether something must be looked at before the entry may be used: its next hop and its other half, or whether the
+/// flow is over.
+#[inline(always)]
+pub fn needs_a_look(entry: &FlowRef<'_>, clock: &Clock) -> bool {
+    entry.stamp() != clock.stamp || !entry.expires().is_after(clock.now)
+}
+
+/// Starts this side's timer anew for a packet that [`note`] has passed, if it may (RFC 4787 REQ-6): what the pod sends
+/// does, what comes in only where a connection vouches for it (TCP).
+#[inline(always)]
+pub fn refresh<T: Tables>(
+    tables: &T,
+    clock: &Clock,
+    kind: Kind,
+    direction: Direction,
+    vendor: u8,
+    entry: &FlowRef<'_>,
+) {
+    let phase = match kind {
+        Kind::Tcp => Phase::TcpEstablished,
+        Kind::Udp => Phase::Udp,
+        Kind::Query | Kind::Reply => Phase::IcmpQuery,
+    };
+    if (kind == Kind::Tcp || matches!(direction, Direction::Outbound))
+        && let Some(policy) = tables.policy(vendor)
+    {
+        entry.set_expires(clock.deadline(policy.timeouts.of(phase)));
+    }
+}
+
 /// Takes note of a packet that changes nothing about its flow; false if it may.
 #[inline(always)]
 pub fn note(subject: &Subject, entry: FlowRef<'_>) -> bool {
@@ -186,22 +226,16 @@ pub fn renew<T: Tables, P: Packet>(tables: &T, packet: &P, keeps_next_hop: bool)
     let Some(direction) = entry.direction() else { return Standing::Invalid };
     let Some(to) = entry.rewrite(&key, direction) else { return Standing::Invalid };
     let Some(policy) = tables.policy(to.vendor) else { return Standing::Invalid };
-    // RFC 4787 REQ-6: outbound packets renew. Inbound ones only where a connection vouches for them (TCP),
-    // resets never (RFC 7857 section 7.1), and closed connections not at all.
-    let refresh = match key.protocol {
-        protocol::TCP => subject.tcp.flags & flags::RST == 0 && entry.phase() != Some(Phase::TcpBothFin),
-        _ => matches!(direction, Direction::Outbound),
-    };
     let clock = Clock::read(tables);
-    match flows::renew(tables, &clock, policy, &key, direction, &entry, &to, refresh) {
+    match flows::renew(tables, &clock, policy, &key, direction, &entry, &to) {
         Renewal::Over => return Standing::Over,
         Renewal::Invalid => return Standing::Invalid,
         Renewal::Alive => {}
     }
     if !keeps_next_hop {
-        // A next hop is no fresher for what this hook saw: until the stamp ends, the fast path leaves the flow
-        // to the stack.
+        // A next hop is no fresher for what this hook saw: the fast path has to look for itself.
         entry.set_out_slot(0);
+        entry.set_mtu(NextHop::UNKNOWN.mtu);
         entry.set_stamp(clock.stamp);
     }
     Standing::Current
@@ -268,7 +302,7 @@ pub struct Admission {
 impl Admission {
     /// Nothing found yet.
     pub const NONE: Self =
-        Self { egress: Ip4::UNSPECIFIED, preferred: Port::new(0), next_hop: NextHop::NONE };
+        Self { egress: Ip4::UNSPECIFIED, preferred: Port::new(0), next_hop: NextHop::UNKNOWN };
 }
 
 /// Makes the flow of an outbound packet that has none. The outcome translates if there is one now.

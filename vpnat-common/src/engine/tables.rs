@@ -73,14 +73,39 @@ pub struct NextHop {
 
 impl NextHop {
     /// There is none.
-    pub const NONE: Self = Self { slot: 0, mac: Mac { words: [0; 3] }, mtu: 0 };
+    pub const NONE: Self = Self { slot: 0, mac: Mac { words: [0; 3] }, mtu: 1 };
+
+    /// Nobody has looked for it.
+    pub const UNKNOWN: Self = Self { mtu: 0, ..Self::NONE };
+
+    /// Whether nobody has looked for it.
+    #[inline(always)]
+    pub const fn is_unknown(&self) -> bool {
+        self.mtu == Self::UNKNOWN.mtu
+    }
+}
+
+/// What the fast path has found out about packets from one address to another that arrive on one device: which
+/// vendor's they are, that they are allowed, and where they go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// Vendor slot.
+    pub vendor: u8,
+    /// XDP slot of the device that they arrive on.
+    pub arrives: u8,
+    /// Where XDP sends them.
+    pub next_hop: NextHop,
 }
 
 /// A packet that a program can send on itself, past the stack.
 pub trait Link: Packet {
     /// Whether the frame is addressed to this host: on a segment that floods, others' frames arrive too. Asked for
-    /// first packets and with each renewal, not for every packet.
-    fn is_addressed_here(&self) -> bool;
+    /// first packets and with each renewal, not for every packet. `arrives` is the XDP slot of the device, 0 if the
+    /// caller does not know.
+    fn is_addressed_here(&self, arrives: u8) -> bool;
+
+    /// XDP slot of the device that the frame arrived on, 0 if it has none.
+    fn arrives(&self) -> u8;
 
     /// How large a packet the next hop gets to see: a GSO packet is cut into segments of this size first.
     fn wire_len(&self, ip: &Ip, subject: &Subject) -> u32;
@@ -164,6 +189,11 @@ pub trait Tables {
     }
     /// Asks the routing table.
     fn route(&self, query: &RouteQuery) -> Route;
+    /// The way that was kept last for such packets on this CPU under the same `stamp`, if it has not made room for
+    /// another one.
+    fn way(&self, query: &RouteQuery, stamp: u16) -> Option<Way>;
+    /// Keeps a way while `stamp` is current.
+    fn keep_way(&self, query: &RouteQuery, stamp: u16, way: &Way);
     /// Counts a packet of `bytes` that ended so at `hook`.
     fn count(&self, decision: Decision, hook: Hook, bytes: u32);
 }

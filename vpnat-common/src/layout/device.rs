@@ -42,6 +42,10 @@ impl XdpPort {
     /// The device's own Ethernet address.
     #[inline(always)]
     pub const fn mac(&self) -> Mac {
-        Mac::new(self.mac)
+        const { assert!(core::mem::offset_of!(Self, mac) % align_of::<Self>() == 0 && align_of::<Self>() == 4) };
+        let words = (&raw const self.mac).cast::<u16>();
+        // SAFETY: the six octets of a field that is aligned like a word (asserted above), read in two pieces because the
+        // compiler would take four.
+        unsafe { Mac::from_parts(words.cast::<u32>().read(), words.add(2).read()) }
     }
 }

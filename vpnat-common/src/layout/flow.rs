@@ -50,8 +50,10 @@ impl FlowKey {
     #[inline(always)]
     pub const fn check(&self, direction: Direction) -> u16 {
         let ports = (self.src_port.number as u32) << 16 | self.dst_port.number as u32;
-        let mixed = self.src.to_ne() ^ self.dst.to_ne().rotate_left(7) ^ ports.rotate_left(13);
-        (mixed ^ (mixed >> 16)) as u16 ^ self.protocol as u16 ^ (direction as u16) << 8
+        // The upper half of a product depends on all of its factors' bits below.
+        let mixed = self.src.to_ne().wrapping_mul(0x9e37_79b9).wrapping_add(self.dst.to_ne());
+        let mixed = mixed.wrapping_mul(0x85eb_ca6b).wrapping_add(ports).wrapping_mul(0xc2b2_ae35);
+        (mixed >> 16) as u16 ^ self.protocol as u16 ^ (direction as u16) << 8
     }
 }
 
@@ -66,6 +68,15 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The other one.
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Outbound => Self::Inbound,
+            Self::Inbound => Self::Outbound,
+        }
+    }
+
     /// The direction that a map byte stands for; map bytes are never trusted to be one.
     #[inline(always)]
     pub const fn from_byte(byte: u8) -> Option<Self> {
@@ -194,12 +205,12 @@ pub struct FlowEntry {
     pub ts_val: u32,
     /// TCP: the last window this side has advertised, not scaled.
     pub window: u16,
-    /// [`crate::engine::Clock::stamp`] of when timers and next hop were last looked at.
+    /// [`crate::engine::Clock::stamp`] of when next hop and other half were last looked at.
     pub stamp: u16,
-    /// Largest packet the next hop takes, bytes from the IP header on.
-    pub mtu: u16,
     /// Ethernet address of the next hop.
     pub out_mac: [u8; 6],
+    /// Largest packet the next hop takes, bytes from the IP header on; 0 while nobody has looked for it.
+    pub mtu: u16,
 }
 
 impl FlowEntry {
@@ -224,8 +235,8 @@ impl FlowEntry {
         ts_val: 0,
         window: 0,
         stamp: 0,
-        mtu: 0,
         out_mac: [0; 6],
+        mtu: 0,
     };
 }
 

@@ -120,8 +120,12 @@ impl Holding for Frame {
 }
 
 impl Link for Frame {
-    fn is_addressed_here(&self) -> bool {
+    fn is_addressed_here(&self, _: u8) -> bool {
         true
+    }
+
+    fn arrives(&self) -> u8 {
+        1
     }
 
     fn wire_len(&self, ip: &Ip, _: &Subject) -> u32 {

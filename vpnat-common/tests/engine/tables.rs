@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use vpnat_common::addr::{Ip4, Mac, Port};
 use vpnat_common::engine::Decision;
-use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables};
+use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables, Way};
 use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
@@ -73,6 +73,7 @@ pub struct World {
     pub random: Cell<u32>,
     /// Whether the routing table knows the neighbours, so that the fast path can send.
     pub neighbours: bool,
+    ways: RefCell<HashMap<(Ip4, Ip4, u8, u16), Way>>,
 }
 
 impl World {
@@ -100,6 +101,7 @@ impl World {
             tries: Cell::new(0),
             random: Cell::new(0x1234_5678),
             neighbours: true,
+            ways: RefCell::default(),
         }
     }
 
@@ -279,6 +281,14 @@ impl Tables for World {
         } else {
             Route::Slow { ifindex }
         }
+    }
+
+    fn way(&self, query: &RouteQuery, stamp: u16) -> Option<Way> {
+        self.ways.borrow().get(&(query.src, query.dst, query.protocol, stamp)).copied()
+    }
+
+    fn keep_way(&self, query: &RouteQuery, stamp: u16, way: &Way) {
+        self.ways.borrow_mut().insert((query.src, query.dst, query.protocol, stamp), *way);
     }
 
     fn count(&self, _: Decision, _: Hook, _: u32) {}

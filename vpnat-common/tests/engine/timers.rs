@@ -23,12 +23,12 @@ fn a_timer_never_ends_early_and_soon_enough() {
         for (_, timer, question, answer) in exchanges() {
             // Whatever part of a stamp's life the flow begins in.
             for start in 1000..1000 + STAMP_SECONDS {
-                for idle in [timer - 1, timer, timer + STAMP_SECONDS + 1, timer + STAMP_SECONDS + 2] {
+                for idle in [timer - 1, timer, timer + 1, timer + 2] {
                     let mut world = World::new();
                     world.now = start;
                     assert_eq!(world.out(path, &question).0, Outcome::Outbound);
                     world.now += idle;
-                    let alive = idle <= timer + STAMP_SECONDS;
+                    let alive = idle <= timer;
                     let expected = if alive { Outcome::Inbound } else { Outcome::Unsolicited };
                     assert_eq!(world.back(path, &answer).0, expected, "{path:?}: {idle} of {timer} s");
                 }
