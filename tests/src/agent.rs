@@ -33,6 +33,14 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// An agent of another layout: `$VPNAT_NEXT_BIN`, or the one that was built beside this program.
+pub fn next_binary() -> PathBuf {
+    let built = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/vpnat-next"));
+    let path = std::env::var_os("VPNAT_NEXT_BIN").map_or(built, PathBuf::from);
+    assert!(path.exists(), "{} is missing: `cargo xtask test --tier lab` builds it", path.display());
+    path
+}
+
 /// How the agent uses XDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Xdp {
@@ -103,6 +111,8 @@ impl Config {
 pub struct Agent<'a> {
     ns: &'a Namespace,
     file: PathBuf,
+    binary: PathBuf,
+    prefix: Vec<String>,
     running: Option<Background>,
 }
 
@@ -111,12 +121,38 @@ impl<'a> Agent<'a> {
     pub fn new(ns: &'a Namespace, sandbox: &Sandbox, config: &Config) -> Self {
         let file = sandbox.dir().join(format!("{}.toml", ns.name()));
         std::fs::write(&file, config.toml()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        Self { ns, file, running: None }
+        Self { ns, file, binary: binary(), prefix: Vec::new(), running: None }
     }
 
     /// The configuration file.
     pub fn file(&self) -> &PathBuf {
         &self.file
+    }
+
+    /// Uses another build from now on.
+    pub fn use_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    /// Starts the agent and kills it `after` so long, ready or not.
+    pub fn start_and_kill(&mut self, after: Duration) {
+        assert!(self.running.is_none(), "the agent is running");
+        let mut agent = self.spawn();
+        std::thread::sleep(after);
+        agent.kill();
+    }
+
+    /// Starts it by way of another program, which executes the rest of its arguments.
+    pub fn run_under(&mut self, words: &[&str]) {
+        self.prefix = words.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    fn spawn(&self) -> Background {
+        let binary = self.binary.to_string_lossy().into_owned();
+        let mut words = self.prefix.iter().chain([&binary]);
+        let mut command = self.ns.command(words.next().expect("a program"));
+        command.args(words).arg("run").arg("--config").arg(&self.file);
+        Background::start("vpnat run", command)
     }
 
     /// The process id, while it runs.
@@ -128,9 +164,7 @@ impl<'a> Agent<'a> {
     pub fn start(&mut self) -> Duration {
         assert!(self.running.is_none(), "the agent is running");
         let start = Instant::now();
-        let mut command = self.ns.command(&binary().to_string_lossy());
-        command.arg("run").arg("--config").arg(&self.file);
-        let mut agent = Background::start("vpnat run", command);
+        let mut agent = self.spawn();
         while !self.ready() {
             if let Some(status) = agent.ended() {
                 agent.wait(Duration::from_secs(1));
@@ -176,6 +210,11 @@ impl<'a> Agent<'a> {
         })
     }
 
+    /// Sends a signal to the running agent.
+    pub fn signal(&mut self, signal: nix::sys::signal::Signal) {
+        self.running.as_mut().expect("the agent is running").signal(signal);
+    }
+
     /// Kills the agent as a crash would.
     pub fn kill9(&mut self) {
         self.running.take().expect("the agent is running").kill();
@@ -195,7 +234,7 @@ impl<'a> Agent<'a> {
 
     /// Runs a verb of the command line, with `--config` after it.
     pub fn vpnat(&self, words: &str) -> Output {
-        let mut command = self.ns.command(&binary().to_string_lossy());
+        let mut command = self.ns.command(&self.binary.to_string_lossy());
         command.args(words.split_whitespace()).arg("--config").arg(&self.file);
         process::output(command)
     }

@@ -29,6 +29,11 @@ impl RawSender {
 
     /// Sends a packet, given from its IP header on.
     pub fn send(&self, packet: &[u8]) {
+        self.try_send(packet).unwrap_or_else(|error| panic!("send a packet: {error}"));
+    }
+
+    /// The same where a program on the sender's own device may drop it (`ENOBUFS`).
+    pub fn try_send(&self, packet: &[u8]) -> std::io::Result<()> {
         // SAFETY: sockaddr_ll is plain data, for which zeros are a value.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
@@ -47,6 +52,6 @@ impl RawSender {
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         };
-        assert_eq!(sent, packet.len() as isize, "send a packet: {}", std::io::Error::last_os_error());
+        if sent == packet.len() as isize { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 }

@@ -1,12 +1,8 @@
 //! Taking everything away again: hooks first, so that nothing translates with half a table.
 
-use std::collections::BTreeSet;
-use std::fs;
-
-use vpnat_common::layout::names;
-
 use crate::datapath::Error;
 use crate::datapath::hooks::TC_POINTS;
+use crate::datapath::migrate;
 use crate::datapath::pins::{Pins, unpin_link};
 use crate::datapath::tc;
 use crate::netlink::links;
@@ -40,28 +36,10 @@ pub fn detach(pins: &Pins) -> Result<Vec<String>, Error> {
 /// Removes the pins of programs and maps, of every layout; what was removed.
 pub fn remove_maps(pins: &Pins) -> Vec<String> {
     let mut removed = Vec::new();
-    let entries_of = |path: &std::path::Path| -> BTreeSet<String> {
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-    };
-    for layout in entries_of(pins.root()) {
-        let is_layout = layout.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
-        if !is_layout {
-            continue;
-        }
-        let directory = pins.root().join(&layout);
-        for program in entries_of(&directory.join("programs")) {
-            if fs::remove_file(directory.join("programs").join(&program)).is_ok() {
-                removed.push(format!("program {layout}/{program}"));
-            }
-        }
-        let _ = fs::remove_dir(directory.join("programs"));
-        for map in entries_of(&directory) {
-            if names::ALL.contains(&map.as_str()) && fs::remove_file(directory.join(&map)).is_ok() {
-                removed.push(format!("map {layout}/{map}"));
-            }
-        }
-        let _ = fs::remove_dir(directory);
+    for directory in pins.layouts() {
+        let count = migrate::remove(&directory);
+        let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        removed.push(format!("{count} maps and programs of {name}"));
     }
     removed
 }

@@ -2,12 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use crate::config::Config;
-use crate::datapath::Error;
+use crate::config::{Config, XdpChoice};
 use crate::datapath::kernel::{self, Bpffs};
-use crate::datapath::object::{self, Sizes};
+use crate::datapath::object::{self, Pinned, Sizes};
 use crate::datapath::pins::Pins;
 use crate::datapath::xdp::{self, Decision, Facts};
+use crate::datapath::{Error, features};
 use crate::netlink::links::{self, Layer, Link};
 
 /// What the checks found out.
@@ -19,35 +19,49 @@ pub struct Findings {
     pub bpffs: Bpffs,
     /// What is decided about XDP.
     pub xdp: Decision,
-    /// With which table sizes to load.
-    pub sizes: Sizes,
+    /// With which table sizes to load, and whether what is pinned has to be made anew.
+    pub pinned: Pinned,
     /// Addresses of this machine.
     pub local: Vec<Ipv4Addr>,
 }
 
 /// Checks privileges, kernel, embedded programs, devices, the pin directory and what is pinned there.
 pub fn check(config: &Config, pins: &Pins) -> Result<Findings, Error> {
+    check_with(config, pins, |_| false)
+}
+
+/// The same for a running agent that works by `before`: devices may be away just now.
+pub fn check_again(config: &Config, pins: &Pins, before: &Config) -> Result<Findings, Error> {
+    check_with(config, pins, |name| before.devices().contains(&name))
+}
+
+fn check_with(config: &Config, pins: &Pins, may_be_away: impl Fn(&str) -> bool) -> Result<Findings, Error> {
     kernel::check_privileges()?;
     kernel::check_features()?;
+    features::check(config.xdp != XdpChoice::Off)?;
+    features::check_memory(Sizes::for_flows(config.max_flows).flows)?;
     object::check_embedded()?;
-    let devices = check_devices(config)?;
+    let devices = check_devices(config, may_be_away)?;
     let facts: Vec<Facts> = devices.iter().map(Facts::of).collect();
     let xdp = xdp::decide(config.xdp, &facts)?;
     if xdp.mode != xdp::Mode::Off {
         check_foreign_xdp(&devices, pins)?;
     }
     let bpffs = kernel::check_bpffs(&config.pin_root)?;
-    let sizes = object::check_pinned(pins, Sizes::for_flows(config.max_flows))?;
+    let pinned = object::check_pinned(pins, Sizes::for_flows(config.max_flows))?;
     let local =
         links::local_addresses().map_err(|error| Error::Netlink { action: "listing addresses", error })?;
-    Ok(Findings { devices, bpffs, xdp, sizes, local })
+    Ok(Findings { devices, bpffs, xdp, pinned, local })
 }
 
-fn check_devices(config: &Config) -> Result<Vec<Link>, Error> {
+fn check_devices(config: &Config, may_be_away: impl Fn(&str) -> bool) -> Result<Vec<Link>, Error> {
     let links = links::dump().map_err(|error| Error::Netlink { action: "listing devices", error })?;
     let mut devices = Vec::new();
     for name in config.devices() {
         let Some(link) = links.iter().find(|link| link.name == name) else {
+            if may_be_away(name) {
+                continue;
+            }
             let list = if config.sides_of(name).0 { "inside" } else { "outside" };
             return Err(Error::NoDevice { name: name.into(), list });
         };

@@ -1,5 +1,6 @@
 //! `vpnat run`: from the checks to ready, and on until a signal. What it attached stays when it ends.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,21 +9,21 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::bring_up::bring_up;
 use crate::config::Config;
-use crate::datapath::Error;
+use crate::control::{self, Request};
 use crate::datapath::error::remedy;
-use crate::datapath::fill;
-use crate::datapath::hooks::{Hooks, Needed};
-use crate::datapath::kernel::TcMethod;
-use crate::datapath::maps::{ConfigMaps, StateMaps, Table};
+use crate::datapath::maps::StateMaps;
 use crate::datapath::object;
 use crate::datapath::pins::Pins;
-use crate::datapath::sweep::{SharedReport, Sweeper, vendors_in_use};
+use crate::datapath::sweep::{SharedReport, Sweeper};
+use crate::datapath::{Error, features};
 use crate::metrics::{self, Shared};
 use crate::netlink::follow::Follower;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
-use crate::{forwarding, notify, preflight};
+use crate::watchdog::Watchdog;
+use crate::{notify, preflight, privileges, reload};
 
 /// How often every hook is looked for.
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
@@ -49,6 +50,9 @@ pub enum RunError {
         /// The system's reason.
         error: std::io::Error,
     },
+    /// What is not needed could not be given up.
+    #[error("privileges could not be given up ({0}): this process: report this with your kernel's version")]
+    Privileges(String),
     /// The hooks were attached and are not all there.
     #[error(
         "not every hook is attached ({0}): this machine: look for another tool that manages these devices"
@@ -61,12 +65,12 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub fn run(config: Config) -> Result<(), RunError> {
+pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("starting the runtime"))?
-        .block_on(tokio::task::LocalSet::new().run_until(serve(config)));
+        .block_on(tokio::task::LocalSet::new().run_until(serve(config, file)));
     match served {
         Err(RunError::Datapath(stopped @ Error::Stopped)) => {
             log::info!("{stopped}");
@@ -76,13 +80,14 @@ pub fn run(config: Config) -> Result<(), RunError> {
     }
 }
 
-async fn serve(config: Config) -> Result<(), RunError> {
+async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(system("catching SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catching SIGINT"))?;
 
+    let mut hangup = signal(SignalKind::hangup()).map_err(system("catching SIGHUP"))?;
     let stop = Stop::on_signals().map_err(system("catching signals"))?;
 
     let pins = Pins::new(&config.pin_root);
@@ -95,14 +100,19 @@ async fn serve(config: Config) -> Result<(), RunError> {
         .map_err(|error| RunError::Listen { address: config.metrics, error })?;
     let tick_rate = object::tick_rate(&stop)?;
 
+    features::warn();
     findings.bpffs.prepare()?;
     pins.create()?;
     let lock = pins.lock()?;
+    let mut control = control::Server::listen(&config.run_dir)
+        .map_err(Error::file("making the control socket", control::socket(&config.run_dir)))?;
     // Subscribed before the devices are listed, so that no change falls between.
     let mut follower = Follower::subscribe().map_err(system("following netlink"))?;
     let fresh = !pins.hold_maps() && pins.pinned_links().is_empty();
     let report = SharedReport::default();
     let brought_up = bring_up(&config, &pins, &findings, tick_rate, &stop).and_then(|supervisor| {
+        // Before the first thread starts, which would keep what it was born with.
+        privileges::reduce().map_err(RunError::Privileges)?;
         Ok((supervisor, Sweeper::start(&pins, report.clone())?, StateMaps::open(&pins)?))
     });
     let (mut supervisor, sweeper, maps) = match brought_up {
@@ -117,7 +127,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
     };
 
     let ready = Arc::new(AtomicBool::new(true));
-    let shared = Shared::new(maps, report, ready.clone());
+    let shared = Shared::new(maps, report.clone(), ready.clone());
     shared.set_devices(supervisor.devices());
     tokio::task::spawn_local(metrics::http::serve(listener, metrics::registry(&shared), ready.clone()));
 
@@ -125,18 +135,31 @@ async fn serve(config: Config) -> Result<(), RunError> {
         "ready: {} vendor(s), {} device(s), {} flows, metrics on http://{}/metrics",
         config.vendors.len(),
         supervisor.devices().len(),
-        findings.sizes.flows / 2,
+        findings.pinned.sizes.flows / 2,
         config.metrics
     );
     notify::notify("READY=1");
 
     let mut tick = interval(VERIFY_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watchdog = Watchdog::start();
     let mut doubt = false;
     let signal_name = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
+            _ = hangup.recv() => {
+                let request = Request { dry_run: false, open_removed: false };
+                reload::reload(&mut supervisor, file, &request, tick_rate, &stop);
+                shared.set_devices(supervisor.devices());
+                set_ready(&ready, &supervisor);
+            }
+            (request, answer) = control.next() => {
+                // A client that has gone away has its answer in the log.
+                let _ = answer.send(reload::reload(&mut supervisor, file, &request, tick_rate, &stop));
+                shared.set_devices(supervisor.devices());
+                set_ready(&ready, &supervisor);
+            }
             changes = follower.next() => {
                 let changes = changes.map_err(system("following netlink"))?;
                 if changes.links {
@@ -155,7 +178,11 @@ async fn serve(config: Config) -> Result<(), RunError> {
                     shared.set_devices(supervisor.devices());
                 }
                 set_ready(&ready, &supervisor);
+                if let Err(error) = supervisor.retire(&report) {
+                    log::warn!("removed vendors are not forgotten yet: {error}");
+                }
             }
+            () = watchdog.due() => watchdog.ping(&supervisor),
         }
     };
     notify::notify("STOPPING=1");
@@ -163,43 +190,6 @@ async fn serve(config: Config) -> Result<(), RunError> {
     drop(lock);
     log::info!("{signal_name}: the agent ends and the datapath stays; `vpnat detach` removes it");
     Ok(())
-}
-
-/// Loads, fills the maps, attaches, and sees that it is so.
-fn bring_up(
-    config: &Config,
-    pins: &Pins,
-    findings: &preflight::Findings,
-    tick_rate: u32,
-    stop: &Stop,
-) -> Result<Supervisor, RunError> {
-    let needed = Needed::by(config);
-    let mut object = object::load(pins, findings.sizes, tick_rate, &needed, stop)?;
-    object::pin_services(&mut object, pins)?;
-    let mut maps = ConfigMaps::open(pins)?;
-    fill::fill(&mut maps, config, || vendors_in_use(&Table::flows(pins)?))?;
-    let hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), &needed)?;
-    let mut supervisor = Supervisor::new(config.clone(), pins.clone(), maps, hooks);
-    supervisor.reconcile()?;
-    supervisor.verify().map_err(RunError::NotAttached)?;
-    let mark = if config.redirect { new_mark()? } else { 0 };
-    supervisor.maps().change_settings(|settings| {
-        // Kept while it is wanted: packets on their way bear it.
-        if mark == 0 || settings.redirect_mark == 0 {
-            settings.redirect_mark = mark;
-        }
-        settings.ready = 1;
-    })?;
-    if config.enable_forwarding {
-        forwarding::enable(config)?;
-    }
-    Ok(supervisor)
-}
-
-/// A packet mark that nobody sets by accident.
-fn new_mark() -> Result<u32, RunError> {
-    let mark = getrandom::u32().map_err(|error| system("asking for a random number")(error.into()))?;
-    Ok(mark.max(1))
 }
 
 fn set_ready(ready: &AtomicBool, supervisor: &Supervisor) {

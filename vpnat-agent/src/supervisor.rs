@@ -6,15 +6,17 @@ use std::collections::{BTreeMap, HashSet};
 use aya::programs::TcAttachType;
 use vpnat_common::layout::device::{Device, role};
 use vpnat_common::layout::names;
+use vpnat_common::layout::vendor::flag;
 
 use crate::config::{Config, XdpChoice};
-use crate::datapath::Error;
 use crate::datapath::hooks::{Hooks, Plan, TC_POINTS, XDP_POINT};
-use crate::datapath::maps::{ConfigMaps, read_vendors};
+use crate::datapath::maps::{ConfigMaps, Table, VendorSlot, read_vendors};
 use crate::datapath::path;
 use crate::datapath::pins::{Pins, unpin};
 use crate::datapath::slots;
+use crate::datapath::sweep::{self, SharedReport};
 use crate::datapath::xdp::{self, Facts, Mode};
+use crate::datapath::{Error, fill};
 use crate::netlink::links::{self, Layer, Link};
 use crate::netlink::routes;
 
@@ -54,6 +56,62 @@ impl Supervisor {
         &self.devices
     }
 
+    /// What it works by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Works by `config` from the next [`Supervisor::reconcile`] on.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
+    /// Where everything is pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The loaded programs.
+    pub fn hooks(&self) -> &Hooks {
+        &self.hooks
+    }
+
+    /// Uses other programs from the next [`Supervisor::reconcile`] on; the ones before.
+    pub fn replace_hooks(&mut self, hooks: Hooks) -> Hooks {
+        std::mem::replace(&mut self.hooks, hooks)
+    }
+
+    /// Lets TC ingress redirect, or not, as the configuration says.
+    pub fn set_mark(&mut self) -> Result<(), Error> {
+        let mark = if self.config.redirect { new_mark() } else { 0 };
+        self.maps.change_settings(|settings| {
+            // Kept while it is wanted: packets on their way bear it.
+            if mark == 0 || settings.redirect_mark == 0 {
+                settings.redirect_mark = mark;
+            }
+        })
+    }
+
+    /// Forgets removed vendors whose flows have all ended: the last sweep saw none, and a look at the table finds none
+    /// that is newer.
+    pub fn retire(&mut self, swept: &SharedReport) -> Result<(), Error> {
+        let draining = |vendor: &VendorSlot| vendor.policy.flags & flag::DRAINING != 0;
+        let mut vendors = read_vendors(&self.maps.vendors)?;
+        vendors.retain(draining);
+        {
+            let report = sweep::lock(swept);
+            vendors.retain(|vendor| report.cycles > 0 && !report.slots.contains(&vendor.slot));
+        }
+        if vendors.is_empty() {
+            return Ok(());
+        }
+        let in_use = sweep::vendors_in_use(&Table::flows(&self.pins)?)?;
+        for name in fill::retire(&mut self.maps, |slot| in_use.contains(&slot))? {
+            log::info!("vendor {name}: its last flow has ended, and it is forgotten");
+        }
+        Ok(())
+    }
+
     /// The maps.
     pub fn maps(&mut self) -> &mut ConfigMaps {
         &mut self.maps
@@ -75,9 +133,10 @@ impl Supervisor {
             }
         };
 
+        let carriers = self.carriers(&links);
         let mut wanted: Vec<(Link, Plan)> = Vec::new();
         for link in links {
-            wanted.extend(Plan::of(&link, self.config.sides_of(&link.name)).map(|plan| (link, plan)));
+            wanted.extend(self.plan(&link, &carriers).map(|plan| (link, plan)));
         }
         self.forget_gone(&wanted)?;
 
@@ -163,8 +222,18 @@ impl Supervisor {
                 return Err(format!("device {name} is missing"));
             }
         }
-        for link in &links {
-            let Some(plan) = Plan::of(link, self.config.sides_of(&link.name)) else { continue };
+        self.verify_hooks_of(&links)
+    }
+
+    /// Whether every hook of the devices that there are is attached now, asked from the kernel.
+    pub fn verify_hooks(&self) -> Result<(), String> {
+        self.verify_hooks_of(&dump().map_err(|error| error.to_string())?)
+    }
+
+    fn verify_hooks_of(&self, links: &[Link]) -> Result<(), String> {
+        let carriers = self.carriers(links);
+        for link in links {
+            let Some(plan) = self.plan(link, &carriers) else { continue };
             let missing = |point: &str| format!("the {point} hook of {} is missing", link.name);
             for (direction, point) in TC_POINTS {
                 let program = match direction {
@@ -184,6 +253,15 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    fn carriers(&self, links: &[Link]) -> HashSet<u32> {
+        links::carriers(links, |link| self.config.sides_of(&link.name).1)
+    }
+
+    fn plan(&self, link: &Link, carriers: &HashSet<u32>) -> Option<Plan> {
+        let plan = Plan::of(link, self.config.sides_of(&link.name))?;
+        Some(if carriers.contains(&link.index) { plan.carrying() } else { plan })
     }
 
     fn ensure_tc(
@@ -265,6 +343,9 @@ impl Supervisor {
                 (true, true) => "inside and outside",
                 (true, false) => "inside",
                 (false, true) => "outside",
+                (false, false) if attached.plan.egress.starts_with("egress_carrier") => {
+                    "below an outside device"
+                }
                 (false, false) => "closed to vendors",
             };
             let xdp = match attached.xdp {
@@ -333,6 +414,17 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// A packet mark that nobody sets by accident. Without random numbers there is none, and nothing is redirected.
+fn new_mark() -> u32 {
+    getrandom::u32().map_or_else(
+        |error| {
+            log::warn!("no random number for the mark of redirected packets ({error}): TC does not redirect");
+            0
+        },
+        |mark| mark.max(1),
+    )
 }
 
 fn dump() -> Result<Vec<Link>, Error> {

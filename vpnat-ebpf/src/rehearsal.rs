@@ -249,7 +249,7 @@ impl Tables for Rehearsal {
     }
 
     #[inline(always)]
-    fn device(&self, ifindex: u32) -> Option<Device> {
+    fn device(&self, ifindex: u32) -> Device {
         self.kernel.device(ifindex)
     }
 

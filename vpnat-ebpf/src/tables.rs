@@ -250,13 +250,12 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn device(&self, ifindex: u32) -> Option<Device> {
+    fn device(&self, ifindex: u32) -> Device {
         // SAFETY: copied at once.
-        let found = unsafe { DEVICES.get(ifindex) };
-        // Bytes of a device that is not there are bytes all the same: the compiler shifts them into place before it
-        // asks, and the verifier refuses to let it touch what was never set.
-        let device = found.copied().unwrap_or_default();
-        found.is_some().then_some(device)
+        match unsafe { DEVICES.get(ifindex) } {
+            Some(device) => *device,
+            None => Device::default(),
+        }
     }
 
     // Not by way of an option: the compiler may touch what is in it before it knows that there is something, and the

@@ -92,6 +92,11 @@ fn egress_guard<T: Surroundings, const L2: usize>(context: &TcContext) -> i32 {
     run::<T, L2>(context, Hook::TcGuard, |tables, packet| egress::guard(tables, packet))
 }
 
+#[inline(always)]
+fn egress_carrier<T: Surroundings, const L2: usize>(context: &TcContext) -> i32 {
+    run::<T, L2>(context, Hook::TcGuard, |tables, packet| egress::carry(tables, packet))
+}
+
 programs! {
     ingress_inside_l2: ingress<Kernel, ETHERNET, INSIDE>;
     ingress_inside_l3: ingress<Kernel, NONE, INSIDE>;
@@ -103,6 +108,7 @@ programs! {
     egress_outside_l3: egress_outside<Kernel, NONE>;
     egress_guard_l2: egress_guard<Kernel, ETHERNET>;
     egress_guard_l3: egress_guard<Kernel, NONE>;
+    egress_carrier_l2: egress_carrier<Kernel, ETHERNET>;
 
     explain_ingress_inside_l2: ingress<Rehearsal, ETHERNET, INSIDE>;
     explain_ingress_inside_l3: ingress<Rehearsal, NONE, INSIDE>;
@@ -114,4 +120,5 @@ programs! {
     explain_egress_outside_l3: egress_outside<Rehearsal, NONE>;
     explain_egress_guard_l2: egress_guard<Rehearsal, ETHERNET>;
     explain_egress_guard_l3: egress_guard<Rehearsal, NONE>;
+    explain_egress_carrier_l2: egress_carrier<Rehearsal, ETHERNET>;
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{PinOptions, say};
 use crate::datapath::{Error, kernel};
+use crate::netlink::rules;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -22,10 +23,16 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Some(Ok(lock)) => Some(lock),
         _ => None,
     };
-    let removed = crate::detach::detach(&pins)?;
+    // Before the hooks: where forwarding was off, nothing is forwarded untranslated afterwards.
+    let put_back = crate::forwarding::put_back(&options.pins.run_dir()?);
+    let mut removed = crate::detach::detach(&pins)?;
+    removed.extend(rules::open()?.iter().map(|prefix| format!("rule that closes {prefix}")));
     drop(lock);
     for line in &removed {
         say(format_args!("removed {line}"))?;
+    }
+    for line in &put_back {
+        say(format_args!("set {line}"))?;
     }
     if !removed.is_empty() && crate::forwarding::is_on() {
         say(format_args!(

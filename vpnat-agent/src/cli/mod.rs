@@ -4,6 +4,8 @@ mod check;
 mod detach;
 mod explain;
 mod flows;
+mod guard;
+mod reload;
 mod run;
 mod status;
 
@@ -14,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::config::{Config, DEFAULT_PIN_ROOT};
+use crate::config::{Config, DEFAULT_PIN_ROOT, DEFAULT_RUN_DIR};
 use crate::datapath::pins::Pins;
 
 /// Where the configuration lies unless it is named.
@@ -39,6 +41,10 @@ struct Cli {
 enum Verb {
     /// Load and attach the datapath, and look after it until SIGTERM. The datapath stays when this ends.
     Run(run::Options),
+    /// Close the vendors' prefixes before networking is up, until `run` is ready. Ends at once; what it did stays.
+    Guard(guard::Options),
+    /// Have the running agent read its configuration again: all of it or nothing.
+    Reload(reload::Options),
     /// Check everything that can be checked without changing anything.
     Check(check::Options),
     /// Show what is loaded, attached and counted. Works while the agent is down.
@@ -64,6 +70,14 @@ struct PinOptions {
 }
 
 impl PinOptions {
+    /// Where the agent with these pins keeps its control socket.
+    fn run_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(match &self.config {
+            Some(file) => Config::load(file)?.run_dir,
+            None => DEFAULT_RUN_DIR.into(),
+        })
+    }
+
     fn pins(&self) -> anyhow::Result<Pins> {
         Ok(Pins::new(match (&self.pin_dir, &self.config) {
             (Some(directory), _) => directory.clone(),
@@ -86,6 +100,11 @@ pub fn main() -> ExitCode {
             start_logging();
             run::run(&options)
         }
+        Verb::Guard(options) => {
+            start_logging();
+            guard::run(&options)
+        }
+        Verb::Reload(options) => reload::run(&options),
         Verb::Check(options) => check::run(&options),
         Verb::Status(options) => status::run(&options),
         Verb::Flows(verb) => flows::run(&verb),

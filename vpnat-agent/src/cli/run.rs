@@ -16,6 +16,6 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let config = Config::load(&options.config)?;
-    crate::run::run(config)?;
+    crate::run::run(config, &options.config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -40,6 +40,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
     let outside = devices("outside", &datapath.outside, &mut issues);
     let max_flows = max_flows(datapath.max_flows.as_ref(), &mut issues);
     pin_root(&file.agent, datapath_offset, &mut issues);
+    run_dir(&file.agent, datapath_offset, &mut issues);
 
     if file.vendor.is_empty() {
         issues.push((0, Issue::NoVendor));
@@ -63,6 +64,8 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
             metrics: file.agent.metrics,
             pin_root: file.agent.bpffs,
             enable_forwarding: file.agent.enable_forwarding,
+            run_dir: file.agent.run_dir,
+            on_removal: file.agent.on_removal,
             inside,
             outside,
             xdp: datapath.xdp,
@@ -139,6 +142,14 @@ fn pin_root(agent: &schema::Agent, offset: usize, issues: &mut Issues) {
         });
     if !plain {
         issues.push((offset, Issue::BadPinRoot { path: path.display().to_string() }));
+    }
+}
+
+/// A socket's path must fit `sockaddr_un`.
+fn run_dir(agent: &schema::Agent, offset: usize, issues: &mut Issues) {
+    let path = &agent.run_dir;
+    if !path.is_absolute() || path.as_os_str().len() > 80 {
+        issues.push((offset, Issue::BadRunDir { path: path.display().to_string() }));
     }
 }
 

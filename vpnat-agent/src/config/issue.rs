@@ -71,6 +71,8 @@ pub enum Issue {
     MaxFlowsOutOfRange { value: u32 },
     #[error("the pin directory `{path}` is not an absolute path of plain names")]
     BadPinRoot { path: String },
+    #[error("the run directory `{path}` is not an absolute path of at most 80 bytes")]
+    BadRunDir { path: String },
 }
 
 impl Issue {
@@ -134,6 +136,7 @@ impl Issue {
             }
             Self::LoopbackDevice => "list the devices that the pods and the vendor are reached by".into(),
             Self::MaxFlowsOutOfRange { .. } => format!("use 1024 to {}", super::MAX_MAX_FLOWS),
+            Self::BadRunDir { .. } => format!("use a directory such as {}", super::DEFAULT_RUN_DIR),
             Self::BadPinRoot { .. } => {
                 format!(
                     "use a directory on a BPF file system without dots, as in {}",

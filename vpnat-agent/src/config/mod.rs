@@ -4,6 +4,7 @@
 //! is broken. Unknown keys are errors everywhere: a misspelt key must not become a default.
 
 mod check;
+mod diff;
 mod issue;
 mod prefix;
 mod schema;
@@ -19,10 +20,14 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 use vpnat_common::layout::vendor::Timeouts;
 
+pub use diff::{Fixed, diff, fixed};
 pub use issue::Issue;
 
 /// Where pins lie unless the configuration says otherwise.
 pub const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/vpnat";
+
+/// Where the control socket lies unless the configuration says otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/vpnat";
 
 /// Flows the table holds unless the configuration says otherwise.
 pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
@@ -45,6 +50,17 @@ pub enum XdpChoice {
     Off,
 }
 
+/// What becomes of flows that the configuration no longer allows: their vendor, prefix or source was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRemoval {
+    /// They end at once.
+    #[default]
+    Drop,
+    /// They go on until they end by themselves; new ones are refused.
+    Drain,
+}
+
 /// Ports that may be given out, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortRange {
@@ -63,6 +79,10 @@ pub struct Config {
     pub pin_root: PathBuf,
     /// Whether the agent sets the sysctls that forwarding needs.
     pub enable_forwarding: bool,
+    /// Directory of the control socket and of what must be remembered until the next boot.
+    pub run_dir: PathBuf,
+    /// What becomes of flows that the configuration no longer allows.
+    pub on_removal: OnRemoval,
     /// Devices on which pods' packets arrive.
     pub inside: Vec<String>,
     /// Devices through which vendors are reached.

@@ -35,6 +35,10 @@ pub struct Agent {
     pub bpffs: PathBuf,
     /// Whether the agent may set the sysctls that forwarding needs.
     pub enable_forwarding: bool,
+    /// Directory of the control socket and of what must be remembered until the next boot.
+    pub run_dir: PathBuf,
+    /// What becomes of flows that the configuration no longer allows.
+    pub on_removal: super::OnRemoval,
 }
 
 impl Default for Agent {
@@ -43,6 +47,8 @@ impl Default for Agent {
             metrics: SocketAddr::from(([127, 0, 0, 1], 9477)),
             bpffs: PathBuf::from(super::DEFAULT_PIN_ROOT),
             enable_forwarding: true,
+            run_dir: PathBuf::from(super::DEFAULT_RUN_DIR),
+            on_removal: super::OnRemoval::default(),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! What can go wrong between the agent and the kernel. Every message reads `what: where: what to do`.
 
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+
+use super::features::Feature;
 
 /// An error of the datapath.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,16 @@ pub enum Error {
     KernelVersion { found: String, needed: &'static str },
     #[error("the kernel has no type information: {}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y", path.display())]
     NoBtf { path: PathBuf },
+    #[error(
+        "the kernel lacks {}: Linux {kernel}: run Linux 6.1 or newer, or one that is built with them",
+        missing.iter().map(|one| format!("{} (Linux {}: {})", one.name, one.since, one.for_what)).collect::<Vec<_>>().join(", ")
+    )]
+    Features { kernel: String, missing: Vec<Feature> },
+    #[error(
+        "the flow table takes {needed} MiB of kernel memory, and this process's control group may have {limit}: {}: raise MemoryMax= \
+         of the unit, or lower [datapath] max_flows", path.display()
+    )]
+    MemoryLimit { path: PathBuf, needed: u64, limit: u64 },
     #[error("not on a BPF file system: {}: run `mount -t bpf bpf DIRECTORY` there, or set [agent] bpffs", path.display())]
     NotBpffs { path: PathBuf },
     #[error("cannot mount a BPF file system ({error}): {}: mount it before vpnat starts", path.display())]
@@ -45,6 +58,11 @@ pub enum Error {
          run `vpnat detach`, which ends all flows, then start again", path.display()
     )]
     MapShape { name: String, path: PathBuf, property: &'static str, found: String, expected: String },
+    #[error(
+        "the pinned maps are another build's: {}: use the `vpnat` that runs, or start this one's agent, which takes them over",
+        path.display()
+    )]
+    OtherBuild { path: PathBuf },
     #[error("the object lacks {what} `{name}`: this vpnat binary: build it again with `cargo xtask build`")]
     ObjectLacks { what: &'static str, name: String },
     #[error(
@@ -53,9 +71,10 @@ pub enum Error {
     ObjectBad { reason: String },
     #[error(
         "the kernel's verifier refused program `{program}` ({reason}): Linux {kernel}: run a kernel that vpnat was tested \
-         with (6.1, 6.12, 6.18), or report this with the lines below\n{log}"
+         with (6.1, 6.12, 6.18), or report this with {}\n{}",
+        file.as_ref().map_or("the lines below".into(), |file| file.display().to_string()), last_lines(log)
     )]
-    Verifier { program: String, kernel: String, reason: io::Error, log: String },
+    Verifier { program: String, kernel: String, reason: io::Error, log: String, file: Option<PathBuf> },
     #[error("loading program `{program}` failed ({}): Linux {kernel}: {}", chain(error.as_ref()), remedy(error.as_ref()))]
     Load { program: String, kernel: String, error: Box<ProgramError> },
     #[error("{action} failed ({}): map {name}: {}", chain(error), remedy(error))]
@@ -89,6 +108,14 @@ pub enum Error {
         "no slot is free for vendor `{name}`: map VENDORS: remove vendors, or run `vpnat detach` to forget old ones"
     )]
     NoVendorSlot { name: String },
+}
+
+/// Lines of a verifier log that are shown: what was refused stands at the end.
+pub const LOG_LINES: usize = 20;
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
 /// An error with its causes, in one line.
@@ -134,6 +161,18 @@ pub fn remedy(error: &(dyn std::error::Error + 'static)) -> &'static str {
 }
 
 impl Error {
+    /// Writes the log of a refusal by the verifier, whole, to a file in `directory`, and names it in the message.
+    #[must_use]
+    pub fn with_log_in(mut self, directory: &Path) -> Self {
+        if let Self::Verifier { program, log, file, .. } = &mut self {
+            let path = directory.join(format!("verifier-{program}.log"));
+            if fs::create_dir_all(directory).and_then(|()| fs::write(&path, &*log)).is_ok() {
+                *file = Some(path);
+            }
+        }
+        self
+    }
+
     /// Wraps a file operation's error.
     pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -27,7 +27,11 @@ pub const XDP_POINT: &str = "xdp";
 pub const TC_POINTS: [(TcAttachType, &str); 2] =
     [(TcAttachType::Egress, "egress"), (TcAttachType::Ingress, "ingress")];
 
-/// What a device is to carry.
+/// The program at TC egress of a device below an outside one. All such devices are Ethernet: bridge ports, members of a
+/// bond, and what VLANs are made on.
+const CARRIER: &str = "egress_carrier_l2";
+
+/// What a device is to have attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// At TC egress.
@@ -44,6 +48,13 @@ impl Plan {
     /// For a device of the namespace; `None` for the loopback device.
     pub fn of(link: &Link, sides: (bool, bool)) -> Option<Self> {
         Self::of_layer(link.layer, sides)
+    }
+
+    /// The same for a device that an outside one is stacked on: what that one has translated may pass.
+    #[must_use]
+    pub fn carrying(self) -> Self {
+        let egress = if self.egress == "egress_guard_l2" { CARRIER } else { self.egress };
+        Self { egress, ..self }
     }
 
     fn of_layer(layer: Layer, (inside, outside): (bool, bool)) -> Option<Self> {
@@ -87,9 +98,15 @@ pub struct Needed {
 }
 
 impl Needed {
+    /// Only what closes devices.
+    pub fn guards() -> Self {
+        Self { tc: BTreeSet::from(["egress_guard_l2", "egress_guard_l3"]), xdp: BTreeSet::new() }
+    }
+
     /// For `config`.
     pub fn by(config: &Config) -> Self {
-        let mut needed = Self { tc: BTreeSet::new(), xdp: BTreeSet::new() };
+        // A device may come to carry an outside one at any time.
+        let mut needed = Self { tc: BTreeSet::from([CARRIER]), xdp: BTreeSet::new() };
         let configured = config.devices().into_iter().map(|name| config.sides_of(name));
         for sides in configured.chain([(false, false)]) {
             for layer in [Layer::Ethernet, Layer::Ip] {
@@ -125,6 +142,11 @@ impl Hooks {
             ids.push((*name, info.id()));
         }
         Ok(Self { object, pins, method, ids })
+    }
+
+    /// Whether these programs are all that `needed` wants.
+    pub fn serve(&self, needed: &Needed) -> bool {
+        needed.tc.iter().chain(&needed.xdp).all(|name| self.id(name) != 0)
     }
 
     fn id(&self, name: &str) -> u32 {
@@ -254,7 +276,7 @@ mod tests {
     use super::*;
 
     fn link(layer: Layer) -> Link {
-        Link { index: 2, name: "x".into(), layer, mtu: 1500, mac: [0; 6], up: true, xdp: None }
+        Link { name: "x".into(), layer, ..Link::with_index(2) }
     }
 
     #[test]

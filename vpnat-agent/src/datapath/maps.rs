@@ -230,7 +230,7 @@ impl Table {
         Walk::new(self.fd(), slice)
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.data.fd().as_fd()
     }
 }

@@ -10,6 +10,7 @@ use vpnat_common::layout::names;
 
 use super::error::chain;
 use super::hooks::Needed;
+use super::maps::Table;
 use super::pins::{Pins, unpin};
 use super::{Error, clock, kernel, maps, reap};
 use crate::stop::Stop;
@@ -21,7 +22,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vp
 const CLOCK_MULTIPLIER: &str = "CLOCK_MULTIPLIER";
 
 /// Programs for every kind of device, by what they are for.
-pub const TC_PROGRAMS: [&str; 10] = [
+pub const TC_PROGRAMS: [&str; 11] = [
     "ingress_inside_l2",
     "ingress_inside_l3",
     "ingress_outside_l2",
@@ -32,6 +33,7 @@ pub const TC_PROGRAMS: [&str; 10] = [
     "egress_outside_l3",
     "egress_guard_l2",
     "egress_guard_l3",
+    "egress_carrier_l2",
 ];
 
 /// Programs on the fast path.
@@ -42,9 +44,6 @@ const SERVICE_PROGRAMS: [&str; 2] = [clock::PROBE_CLOCK, reap::REAP];
 
 /// Flow entries that one packet can look at: a search for a port looks at many.
 const REHEARSED_ENTRIES: u32 = 4096;
-
-/// Lines of a verifier log that are shown: what was refused stands at the end.
-const LOG_LINES: usize = 20;
 
 /// What a map must look like.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,61 +75,66 @@ pub fn check_embedded() -> Result<(), Error> {
     if OBJECT.is_empty() { Err(Error::NoObject) } else { Ok(()) }
 }
 
-/// Compares what is pinned with what the object declares, and says with which sizes it can be loaded.
+/// What is pinned, compared with what the object declares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pinned {
+    /// With which sizes to load.
+    pub sizes: Sizes,
+    /// Whether this build's own maps have to be made anew, and their contents taken over, because a type or size differs.
+    pub renew: bool,
+}
+
+/// Compares what is pinned with what the object declares, and says how it can be loaded.
 ///
-/// aya takes any pinned map for the one it looks for, whatever its shape. Only kind and sizes are compared:
-/// the kernel would hand out the types that a map was made with (its BTF), but aya-obj 0.3 reads BTF without
-/// letting others look at it. Two layouts with the same sizes are told apart by `LAYOUT_VERSION` alone, which
-/// is part of the pins' path and has to be raised with every change.
-pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Sizes, Error> {
+/// aya takes any pinned map for the one it looks for, whatever its shape.
+pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Pinned, Error> {
     let object = parse()?;
     let mut sizes = wanted;
+    // A table in use is not made so small that it could lose flows.
+    if let Some(info) = maps::info(&pins.map(names::FLOWS), names::FLOWS)?
+        && info.max_entries() > wanted.flows
+    {
+        let used = Table::flows(pins).and_then(|table| table.count())?;
+        if used > wanted.flows / 2 {
+            log::warn!(
+                "map FLOWS keeps its {} entries, not the {} of the configuration, because {used} are in use; a start with \
+                 fewer makes it smaller",
+                info.max_entries(),
+                wanted.flows
+            );
+            sizes = Sizes::for_flows(info.max_entries() / 2);
+        }
+    }
+    let mut renew = false;
     for name in names::ALL {
         let declared =
             object.maps.get(name).ok_or_else(|| Error::ObjectLacks { what: "map", name: name.into() })?;
-        let path = pins.map(name);
-        let Some(info) = maps::info(&path, name)? else { continue };
-        let mut expected = Shape {
+        let Some(info) = maps::info(&pins.map(name), name)? else { continue };
+        let entries = match name {
+            names::FLOWS => sizes.flows,
+            names::FRAGMENTS => sizes.fragments,
+            _ => declared.max_entries(),
+        };
+        let expected = Shape {
             kind: declared.map_type(),
             key: declared.key_size(),
             value: declared.value_size(),
-            entries: declared.max_entries(),
+            entries,
         };
-        // Sized by the configuration; a table in use keeps its size.
-        let pinned = info.max_entries();
-        let sized = match name {
-            names::FLOWS => Some(&mut sizes.flows),
-            names::FRAGMENTS => Some(&mut sizes.fragments),
-            _ => None,
-        };
-        if let Some(size) = sized {
-            if *size != pinned {
-                log::warn!(
-                    "map {name} keeps its {pinned} entries, not the {size} of the configuration, because it is in use; \
-                     `vpnat detach`, which ends all flows, makes room for the new size"
-                );
-                *size = pinned;
-            }
-            expected.entries = pinned;
-        }
         let found = Shape {
             kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
             key: info.key_size(),
             value: info.value_size(),
-            entries: pinned,
+            entries: info.max_entries(),
         };
-        let differences = [
-            ("type", found.kind, expected.kind),
-            ("key size", found.key, expected.key),
-            ("value size", found.value, expected.value),
-            ("number of entries", found.entries, expected.entries),
-        ];
-        if let Some((property, found, expected)) = differences.into_iter().find(|(_, a, b)| a != b) {
-            let (found, expected) = (found.to_string(), expected.to_string());
-            return Err(Error::MapShape { name: name.into(), path, property, found, expected });
+        if found != expected {
+            log::info!(
+                "map {name} is {found:?} and shall be {expected:?}: it is made anew, with what it holds"
+            );
+            renew = true;
         }
     }
-    Ok(sizes)
+    Ok(Pinned { sizes, renew })
 }
 
 fn parse() -> Result<Object, Error> {
@@ -194,7 +198,9 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
         }
     }
     let size = |name| Ok::<_, Error>(pinned(name)?.map_or(0, |info| info.max_entries()));
-    check_pinned(pins, Sizes { flows: size(names::FLOWS)?, fragments: size(names::FRAGMENTS)? })?;
+    if check_pinned(pins, Sizes { flows: size(names::FLOWS)?, fragments: size(names::FRAGMENTS)? })?.renew {
+        return Err(Error::OtherBuild { path: pins.maps() });
+    }
     let multiplier = clock::multiplier(tick_rate(stop)?);
     let mut loader = EbpfLoader::new();
     loader
@@ -289,10 +295,7 @@ fn load_error(program: &str, error: ProgramError) -> Error {
     let (program, kernel) = (program.to_owned(), kernel::release());
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-            let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
-            Error::Verifier { program, kernel, reason: io_error, log }
+            Error::Verifier { program, kernel, reason: io_error, log: verifier_log.to_string(), file: None }
         }
         error => Error::Load { program, kernel, error: Box::new(error) },
     }
@@ -300,6 +303,7 @@ fn load_error(program: &str, error: ProgramError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::LOG_LINES;
     use super::*;
 
     #[test]
@@ -315,5 +319,21 @@ mod tests {
         assert!(lines[0].contains("Linux "), "{text}");
         assert_eq!(lines.len(), 1 + LOG_LINES);
         assert_eq!(lines[1], "80: r0 = 0");
+    }
+
+    #[test]
+    fn a_whole_verifier_log_is_kept_in_a_file() {
+        let error = ProgramError::LoadError {
+            io_error: io::Error::from_raw_os_error(libc::EACCES),
+            verifier_log: aya_obj::VerifierLog::new(
+                (0..100).map(|line| format!("{line}: r0 = 0\n")).collect(),
+            ),
+        };
+        let directory = std::env::temp_dir().join(format!("vpnat-verifier-{}", std::process::id()));
+        let text = load_error("xdp_inside", error).with_log_in(&directory).to_string();
+        let file = directory.join("verifier-xdp_inside.log");
+        assert!(text.contains(&file.display().to_string()), "{text}");
+        assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 100);
+        fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -76,7 +76,7 @@ mod tests {
     use crate::netlink::links::Layer;
 
     fn link(index: u32, mtu: u32) -> Link {
-        Link { index, name: format!("d{index}"), layer: Layer::Ip, mtu, mac: [0; 6], up: true, xdp: None }
+        Link { name: format!("d{index}"), layer: Layer::Ip, mtu, ..Link::with_index(index) }
     }
 
     fn route(prefix: &str, device: u32, mtu: Option<u32>) -> Route {

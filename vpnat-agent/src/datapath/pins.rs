@@ -37,6 +37,22 @@ impl Pins {
         self.root.join(format!("v{LAYOUT_VERSION}"))
     }
 
+    /// Every directory of maps that are pinned: this layout's, others', and such as were set aside.
+    pub fn layouts(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_layout = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let number = name.strip_prefix("old-").unwrap_or(name).strip_prefix('v').unwrap_or_default();
+            number.starts_with(|c: char| c.is_ascii_digit())
+        };
+        let holds_maps = |path: &PathBuf| {
+            fs::read_dir(path).into_iter().flatten().flatten().any(|entry| !entry.path().is_dir())
+        };
+        let mut found: Vec<_> = entries.filter(is_layout).filter(holds_maps).collect();
+        found.sort();
+        found
+    }
+
     /// Pin of a map.
     pub fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
@@ -82,9 +98,9 @@ impl Pins {
         Ok(())
     }
 
-    /// Whether maps of this layout are pinned.
+    /// Whether maps of any layout are pinned.
     pub fn hold_maps(&self) -> bool {
-        vpnat_common::layout::names::ALL.iter().any(|name| self.map(name).exists())
+        !self.layouts().is_empty()
     }
 
     /// Takes the lock that an agent holds while it runs.

@@ -3,7 +3,7 @@
 //! Correctness does not need it, an expired entry counts as absent. So it is slow on purpose: a slice, then
 //! a sleep a hundred times as long, on a thread of its own that never keeps a packet or a scrape waiting.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,6 +46,8 @@ pub struct Report {
     pub capacity: u64,
     /// Flows, by class.
     pub flows: BTreeMap<FlowClass, u64>,
+    /// Vendor slots that entries name.
+    pub slots: BTreeSet<u8>,
     /// Entries removed since the agent started.
     pub removed: u64,
     /// Processor time of the walk.
@@ -150,6 +152,7 @@ impl Work {
                             continue;
                         }
                         seen.entries += 1;
+                        seen.slots.insert(entry.vendor);
                         if entry.direction == Direction::Outbound {
                             let class = (entry.vendor, key.protocol, entry.phase.name());
                             *seen.flows.entry(class).or_default() += 1;

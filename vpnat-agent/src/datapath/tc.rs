@@ -13,6 +13,7 @@ use super::error::chain;
 use super::kernel::TcMethod;
 use super::object::TC_PROGRAMS;
 use super::pins::unpin_link;
+use super::sys;
 use crate::netlink::{filters, links::Link};
 
 /// Priority and handle of our clsact filters, so that a new agent finds the old one's.
@@ -160,11 +161,15 @@ fn attach_clsact(program: &mut SchedClassifier, name: &'static str, place: &Plac
 /// Whether the program `id` is attached there now, and with TCX in front of all others, asked from the kernel.
 pub fn is_attached(method: TcMethod, id: u32, link: &Link, direction: TcAttachType) -> Result<bool, Error> {
     match method {
-        TcMethod::Tcx => match SchedClassifier::query_tcx(&link.name, direction) {
-            Ok((_, programs)) => Ok(programs.first().is_some_and(|program| program.id() == id)),
-            // The device, or a program that was just replaced, went away meanwhile.
-            Err(_) => Ok(false),
-        },
+        TcMethod::Tcx => {
+            let ingress = matches!(direction, TcAttachType::Ingress);
+            match sys::tcx_programs(link.index, ingress) {
+                Ok(programs) => Ok(programs.first() == Some(&id)),
+                // The device went away meanwhile.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL)) => Ok(false),
+                Err(error) => Err(Error::Netlink { action: "asking what is attached by TCX", error }),
+            }
+        }
         TcMethod::Clsact => {
             let filters = our_filters(link.index, direction)?;
             Ok(filters.iter().any(|filter| filter.program_id == id && filter.direct_action))

@@ -3,6 +3,7 @@
 //! Asked over netlink, never read under /sys: a process that entered a namespace without remounting /sys
 //! sees another namespace's devices there.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Once;
@@ -70,6 +71,33 @@ pub struct Link {
     pub up: bool,
     /// The XDP program's mode and id.
     pub xdp: Option<(XdpAttached, u32)>,
+    /// The device that this one is made on, if its packets leave by that as they are: a VLAN's, a macvlan's.
+    pub lower: Option<u32>,
+    /// The bridge or bond that this one is a part of.
+    pub master: Option<u32>,
+}
+
+/// linux/if_link.h.
+const IFLA_INFO_KIND: u16 = 1;
+
+/// Kinds of devices whose `IFLA_LINK` is the device that carries their packets as they are. A veth's is its peer, a
+/// tunnel's carries them in others.
+const STACKED: [&[u8]; 4] = [b"vlan", b"macvlan", b"macvtap", b"ipvlan"];
+
+/// The devices below those that are outside, by index: bridge ports, members of a bond, and what VLANs are made on.
+pub fn carriers(links: &[Link], is_outside: impl Fn(&Link) -> bool) -> HashSet<u32> {
+    let mut found: HashSet<u32> = HashSet::new();
+    let mut above: Vec<u32> = links.iter().filter(|link| is_outside(link)).map(|link| link.index).collect();
+    while let Some(index) = above.pop() {
+        let lower = links.iter().find(|link| link.index == index).and_then(|link| link.lower);
+        let parts = links.iter().filter(|link| link.master == Some(index)).map(|link| link.index);
+        for below in parts.chain(lower) {
+            if found.insert(below) {
+                above.push(below);
+            }
+        }
+    }
+    found
 }
 
 impl Link {
@@ -78,17 +106,42 @@ impl Link {
         let header = LinkHeader::parse(body)?;
         let mut name = None;
         let mut link = Self {
-            index: header.index,
-            name: String::new(),
             layer: header.link_layer_type.into(),
-            mtu: 0,
-            mac: [0; 6],
             up: header.flags.contains(LinkFlags::Up),
-            xdp: None,
+            ..Self::with_index(header.index)
         };
-        let used = [libc::IFLA_IFNAME, libc::IFLA_ADDRESS, libc::IFLA_MTU, libc::IFLA_XDP];
+        let (mut below, mut stacked) = (None, false);
+        let used = [
+            libc::IFLA_IFNAME,
+            libc::IFLA_ADDRESS,
+            libc::IFLA_MTU,
+            libc::IFLA_XDP,
+            libc::IFLA_LINK,
+            libc::IFLA_MASTER,
+            libc::IFLA_LINKINFO,
+        ];
         for attribute in attributes(&body[header.buffer_len()..], &used) {
             let attribute = attribute?;
+            // What carries a device only makes a guard let through what it has translated: not understood is not carried.
+            let number = || attribute.value().try_into().ok().map(u32::from_ne_bytes);
+            match attribute.kind() {
+                libc::IFLA_LINK => {
+                    below = number();
+                    continue;
+                }
+                libc::IFLA_MASTER => {
+                    link.master = number();
+                    continue;
+                }
+                libc::IFLA_LINKINFO => {
+                    let kinds = attributes(attribute.value(), &[IFLA_INFO_KIND]).flatten();
+                    stacked = kinds.into_iter().any(|kind| {
+                        STACKED.contains(&kind.value().split(|byte| *byte == 0).next().unwrap_or_default())
+                    });
+                    continue;
+                }
+                _ => {}
+            }
             match LinkAttribute::parse_with_param(&attribute, header.interface_family) {
                 Ok(LinkAttribute::IfName(found)) => name = Some(found),
                 Ok(LinkAttribute::Mtu(found)) => link.mtu = found,
@@ -100,8 +153,24 @@ impl Link {
                 Err(error) => return Err(error),
             }
         }
+        link.lower = below.filter(|_| stacked);
         link.name = name.filter(|name| !name.is_empty()).ok_or("a device without a name")?;
         Ok(link)
+    }
+
+    /// A device of which nothing else is known: an Ethernet one, up.
+    pub fn with_index(index: u32) -> Self {
+        Self {
+            index,
+            name: String::new(),
+            layer: Layer::Ethernet,
+            mtu: 0,
+            mac: [0; 6],
+            up: true,
+            xdp: None,
+            lower: None,
+            master: None,
+        }
     }
 
     /// Whether it has Ethernet framing.
@@ -196,8 +265,38 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             up: true,
             xdp: Some((XdpAttached::Native, 99)),
+            lower: None,
+            master: None,
         };
         assert_eq!(Link::parse(&bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_carries_a_device_is_told_from_a_peer() {
+        let of = |kind: &[u8]| {
+            let info = attribute(IFLA_INFO_KIND, kind);
+            let link = attribute(libc::IFLA_LINK, &3u32.to_ne_bytes());
+            Link::parse(&body(&[name(), link, attribute(libc::IFLA_LINKINFO, &info)])).unwrap().lower
+        };
+        assert_eq!(of(b"vlan\0"), Some(3));
+        assert_eq!(of(b"veth\0"), None);
+        assert_eq!(of(b"gre\0"), None);
+    }
+
+    #[test]
+    fn carriers_are_found_through_every_storey() {
+        // bond0 (2) of eth0 (3) and eth1 (4); a VLAN (5) on it; a bridge (6) with the VLAN as its port; eth2 (7).
+        let link = |index| Link::with_index(index);
+        let links = [
+            link(2),
+            Link { master: Some(2), ..link(3) },
+            Link { master: Some(2), ..link(4) },
+            Link { lower: Some(2), master: Some(6), ..link(5) },
+            link(6),
+            link(7),
+        ];
+        assert_eq!(carriers(&links, |link| link.index == 6), HashSet::from([5, 2, 3, 4]));
+        assert_eq!(carriers(&links, |link| link.index == 7), HashSet::new());
     }
 
     #[test]

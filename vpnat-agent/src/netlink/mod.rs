@@ -14,6 +14,7 @@ pub mod follow;
 pub mod links;
 pub mod lookup;
 pub mod routes;
+pub mod rules;
 
 use std::io;
 

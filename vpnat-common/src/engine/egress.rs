@@ -81,6 +81,9 @@ fn admit<T: Tables, P: Packet>(
     if target.exempt != 0 {
         return Decision::of(vendor, Outcome::Exempt);
     }
+    if vendor == 0 {
+        return Decision::nobody(Outcome::Closed);
+    }
     let policy = match tables.policy(vendor) {
         Some(policy) if tables.settings().ready != 0 && policy.egress_count != 0 => policy,
         _ => return Decision::of(vendor, Outcome::NotReady),
@@ -132,6 +135,20 @@ pub fn is_translated<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
 #[inline(always)]
 pub fn is_egress_of<T: Tables>(tables: &T, address: Ip4, slot: u8) -> bool {
     tables.egress(address).is_some_and(|egress| egress.vendors >> (slot & 63) & 1 != 0)
+}
+
+/// Egress of a device that an outside one is stacked on: to a vendor leaves what has the look of being translated there.
+#[inline(always)]
+pub fn carry<T: Tables, P: Packet>(tables: &T, packet: &P) -> Decision {
+    let decision = guard(tables, packet);
+    let vendor = decision.vendor();
+    if decision == Decision::of(vendor, Outcome::Unguarded)
+        && let Some(octets) = packet.load::<[u8; 4]>(ipv4::SRC)
+        && is_egress_of(tables, Ip4 { octets }, vendor)
+    {
+        return Decision::of(vendor, Outcome::Carried);
+    }
+    decision
 }
 
 /// Egress of a device that does not translate: nothing to a vendor leaves here.

@@ -243,6 +243,9 @@ fn find_way<T: Tables, const ROLES: u8>(
     if ROLES & role::INSIDE == 0 {
         return ends(Outcome::WrongSide);
     }
+    if vendor == 0 {
+        return ends(Outcome::Closed);
+    }
     let policy = match tables.policy(vendor) {
         Some(policy) if tables.settings().ready != 0 && policy.egress_count != 0 => policy,
         _ => return ends(Outcome::NotReady),
@@ -283,10 +286,8 @@ fn find_next_hop<T: Tables>(
     if matches!(direction, Direction::Outbound) && policy.path_mtu != 0 && policy.path_mtu < mtu {
         mtu = policy.path_mtu;
     }
-    match tables.device(ifindex) {
-        Some(device) if device.roles & wanted == wanted => NextHop { slot: device.xdp_slot, mac, mtu },
-        _ => NextHop::NONE,
-    }
+    let device = tables.device(ifindex);
+    if device.roles & wanted == wanted { NextHop { slot: device.xdp_slot, mac, mtu } } else { NextHop::NONE }
 }
 
 /// Renews the next hop that the packet's flow keeps; false if XDP cannot send it on.

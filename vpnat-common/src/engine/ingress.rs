@@ -119,9 +119,10 @@ fn to_vendor<T: Tables, P: Packet, const ROLES: u8>(tables: &T, packet: &P) -> D
     let outcome = match tables.route(&query) {
         Route::Ready { ifindex, .. } | Route::Slow { ifindex } => {
             let wanted = role::OUTSIDE | role::GUARDED;
-            match tables.device(ifindex) {
-                Some(device) if device.roles & wanted == wanted => Outcome::RoutedToGuarded,
-                _ => Outcome::Unguarded,
+            if tables.device(ifindex).roles & wanted == wanted {
+                Outcome::RoutedToGuarded
+            } else {
+                Outcome::Unguarded
             }
         }
         // The stack answers the pod: unreachable, prohibited.

@@ -181,11 +181,12 @@ pub trait Tables {
     fn policy(&self, slot: u8) -> Option<&VendorPolicy>;
     /// What `address` is used for, if it is an egress address.
     fn egress(&self, address: Ip4) -> Option<EgressAddress>;
-    /// The part that a device plays.
-    fn device(&self, ifindex: u32) -> Option<Device>;
+    /// The part that a device plays; none at all if it is not known. Not an option: what an absent one holds is
+    /// undefined, and the compiler may copy it, which the verifier refuses.
+    fn device(&self, ifindex: u32) -> Device;
     /// Bits of [`role`](crate::layout::device::role), 0 of a device that plays none.
     fn roles(&self, ifindex: u32) -> u8 {
-        self.device(ifindex).map_or(0, |device| device.roles)
+        self.device(ifindex).roles
     }
     /// Asks the routing table.
     fn route(&self, query: &RouteQuery) -> Route;

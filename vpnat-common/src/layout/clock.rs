@@ -36,6 +36,9 @@ impl Moment {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Settings {
+    /// Nothing.
+    #[cfg(feature = "layout-next")]
+    pub next: u32,
     /// Added to the clock of the datapath. Tests move time with it; 0 in production.
     pub clock_offset_s: u32,
     /// Raised by the agent whenever routes, neighbours or devices changed: cached next hops end at once.

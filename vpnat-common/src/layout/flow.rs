@@ -169,9 +169,13 @@ pub mod sent {
 #[repr(C, align(8))]
 pub struct FlowEntry {
     /// Bytes translated in this direction, IP header included.
+    #[cfg(not(feature = "layout-next"))]
     pub bytes: u64,
     /// Packets translated in this direction.
     pub packets: u64,
+    /// Bytes translated in this direction, IP header included.
+    #[cfg(feature = "layout-next")]
+    pub bytes: u64,
     /// [`FlowKey::check`] of this entry's own key. In front of the rewrite, so that whoever reads the rewrite
     /// and then this of a slot that is being given away sees the new flow's.
     pub check: u16,
@@ -198,11 +202,15 @@ pub struct FlowEntry {
     /// XDP slot of the device to send through; 0 while unknown.
     pub out_slot: u8,
     /// TCP: the sequence number after the last byte this side has sent.
+    #[cfg(not(feature = "layout-next"))]
     pub seq_end: u32,
     /// TCP: the highest acknowledgement number this side has sent.
     pub ack: u32,
     /// TCP: the last timestamp value (RFC 7323) this side has sent.
     pub ts_val: u32,
+    /// TCP: the sequence number after the last byte this side has sent.
+    #[cfg(feature = "layout-next")]
+    pub seq_end: u32,
     /// TCP: the last window this side has advertised, not scaled.
     pub window: u16,
     /// [`crate::engine::Clock::stamp`] of when next hop and other half were last looked at.

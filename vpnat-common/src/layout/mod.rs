@@ -19,7 +19,7 @@ pub mod vendor;
 pub mod user;
 
 /// Version of everything in this module; maps are pinned under a directory named after it.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 2 + cfg!(feature = "layout-next") as u32;
 
 /// Most vendors one agent can serve. Slot 0 is nobody: packets that no vendor claims are counted there.
 pub const MAX_VENDORS: u32 = 64;

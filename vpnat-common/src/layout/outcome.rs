@@ -105,6 +105,8 @@ outcomes! {
     Redirected = 11, Passed, "redirected";
     /// A fragment that came before its datagram's first; seen again when that comes, forgotten if it does not.
     FragmentHeld = 12, Held, "fragment-held";
+    /// Translated at the outside device that is stacked on this one.
+    Carried = 14, Passed, "carried";
     /// The agent has not finished filling the maps.
     NotReady = 16, Dropped, "not-ready";
     /// IP or transport header missing, cut short or contradicting itself.
@@ -143,13 +145,15 @@ outcomes! {
     EntryInvalid = 33, Dropped, "entry-invalid";
     /// Translated in part and then not possible to finish, so not sent.
     Unfinished = 34, Dropped, "unfinished";
+    /// To a prefix that was a vendor's until the configuration changed.
+    Closed = 39, Dropped, "closed-prefix";
 }
 
 /// Counter slots kept for each hook of each vendor; more than there are outcomes, so that adding one does
 /// not move the others.
 pub const OUTCOME_SLOTS: u32 = 48;
 
-const _: () = assert!((Outcome::Unfinished as u32) < OUTCOME_SLOTS);
+const _: () = assert!((Outcome::Closed as u32) < OUTCOME_SLOTS);
 
 /// Entries of the counter array.
 pub const COUNTER_SLOTS: u32 = MAX_VENDORS * Hook::ALL.len() as u32 * OUTCOME_SLOTS;

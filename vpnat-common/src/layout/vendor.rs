@@ -8,12 +8,17 @@ use crate::addr::{Ip4, Port};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct PrefixTarget {
-    /// Vendor slot, from 1.
+    /// Vendor slot, from 1; 0 if the prefix is closed: nothing leaves to it, see [`PrefixTarget::CLOSED`].
     pub vendor: u8,
     /// 1 if packets to this prefix are exempt: they pass untranslated and unguarded (RFC 6888 REQ-6).
     pub exempt: u8,
     /// Padding, 0.
     pub _pad: [u8; 2],
+}
+
+impl PrefixTarget {
+    /// A prefix that was a vendor's and is no longer: pods that still send to it must not be seen there as themselves.
+    pub const CLOSED: Self = Self { vendor: 0, exempt: 0, _pad: [0; 2] };
 }
 
 /// Bits of [`SourceKey`] in front of the address.
@@ -109,6 +114,8 @@ impl Default for Timeouts {
 pub mod flag {
     /// A TCP segment other than a SYN, without a flow, makes one (a connection that outlived its state).
     pub const TCP_PICK_UP: u32 = 1;
+    /// The vendor is not configured any more; its flows go on until they end. Read by the agent only.
+    pub const DRAINING: u32 = 1 << 31;
 }
 
 /// How packets to one vendor are treated, by vendor slot.

@@ -265,13 +265,13 @@ impl Tables for World {
         (address == EGRESS.into()).then_some(EgressAddress { vendors: 1 << VENDOR })
     }
 
-    fn device(&self, ifindex: u32) -> Option<Device> {
+    fn device(&self, ifindex: u32) -> Device {
         let (roles, xdp_slot) = match ifindex {
             INSIDE => (role::INSIDE, 1),
             OUTSIDE => (role::OUTSIDE | role::GUARDED, 2),
-            _ => return None,
+            _ => return Device::default(),
         };
-        Some(Device { roles, xdp_slot, _pad: [0; 2] })
+        Device { roles, xdp_slot, _pad: [0; 2] }
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

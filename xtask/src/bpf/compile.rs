@@ -51,13 +51,13 @@ const FOREIGN_PREFIXES: [&str; 7] = [
     "CARGO_TARGET_",
 ];
 
-/// Builds the programs of the workspace at `root` and checks the object.
+/// Builds the programs of the workspace at `root`, with `features` of their package, and checks the object.
 ///
 /// Everything is written below `target_dir`, which must not be the folder of a build that waits
 /// for this one: both would want its lock.
-pub fn build(toolchain: &Toolchain, root: &Path, target_dir: &Path) -> Result<Object> {
+pub fn build(toolchain: &Toolchain, root: &Path, target_dir: &Path, features: &[&str]) -> Result<Object> {
     let mut command = cargo(toolchain, root, target_dir, "build", &[])?;
-    command.args(["--bin", PACKAGE]);
+    command.args(["--bin", PACKAGE, "--features", &features.join(",")]);
     let status = command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
     if !status.success() {
         bail!(

@@ -47,7 +47,12 @@ fn embed() -> Result<()> {
 
     match toolchain::find(&Target::of_build_script()) {
         Ok(toolchain) => {
-            let object = compile::build(&toolchain, &root, &bpf_target_dir(&out_dir))?;
+            // The package's features that are the programs' as well. Another build, another folder.
+            let next = env::var_os("CARGO_FEATURE_LAYOUT_NEXT").is_some();
+            let (features, folder): (&[&str], _) =
+                if next { (&["layout-next"], "bpf-next") } else { (&[], "bpf") };
+            let target_dir = bpf_target_dir(&out_dir).with_file_name(folder);
+            let object = compile::build(&toolchain, &root, &target_dir, features)?;
             fs::copy(&object.path, &embedded)
                 .with_context(|| format!("cannot write the BPF object to {}", embedded.display()))?;
         }

@@ -23,6 +23,7 @@ const fn place(from: &'static str, to: &'static str) -> Place {
 /// What is installed as it stands in the sources.
 const PLACES: &[Place] = &[
     place("packaging/systemd/vpnat.service", "usr/lib/systemd/system/vpnat.service"),
+    place("packaging/systemd/vpnat-guard.service", "usr/lib/systemd/system/vpnat-guard.service"),
     place("packaging/copyright", "usr/share/doc/vpnat/copyright"),
     place("LICENSE-MIT", "usr/share/doc/vpnat/LICENSE-MIT"),
     place("LICENSE-APACHE", "usr/share/doc/vpnat/LICENSE-APACHE"),

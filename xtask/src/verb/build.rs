@@ -1,8 +1,9 @@
 //! `build`: the BPF programs and the agent that carries them.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xtask::bpf::{self, Object, Target};
 use xtask::workspace_root;
 
@@ -37,7 +38,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn programs() -> Result<Object> {
     let toolchain = bpf::find(&Target::host())?;
     eprintln!("building the BPF programs with rustc {} ({})", toolchain.release, toolchain.rustc.display());
-    bpf::build(&toolchain, &workspace_root(), &run::target_dir().join("bpf"))
+    bpf::build(&toolchain, &workspace_root(), &run::target_dir().join("bpf"), &[])
+}
+
+/// The agent of [`next_agent`].
+pub fn next_agent_binary() -> PathBuf {
+    run::target_dir().join("debug/vpnat-next")
+}
+
+/// Builds an agent of another layout, for the tests of taking flows over.
+pub fn next_agent() -> Result<()> {
+    let args = ["build", "--package", "vpnat-agent", "--features", "layout-next"];
+    run::run(&mut run::cargo_with_bpf(&args))?;
+    // Away from where people look for an agent.
+    let built = run::target_dir().join("debug/vpnat");
+    std::fs::rename(&built, next_agent_binary()).with_context(|| format!("cannot move {}", built.display()))
 }
 
 /// Builds the agent with the programs in it.

@@ -86,7 +86,10 @@ impl Tier {
         setup::ensure(scopes)?;
         match self {
             Self::Unit | Self::Fuzz | Self::Bpf => {}
-            Self::Lab => build::agent(false)?,
+            Self::Lab => {
+                build::agent(false)?;
+                build::next_agent()?;
+            }
             Self::Package => package::for_tests()?,
         }
         let mut tally = Tally::default();
@@ -111,6 +114,7 @@ impl Tier {
             }
             if self == Self::Lab {
                 command.env("VPNAT_BIN", run::agent_binary());
+                command.env("VPNAT_NEXT_BIN", build::next_agent_binary());
             }
             if self == Self::Package {
                 command.env("VPNAT_PACKAGES", package::directory());

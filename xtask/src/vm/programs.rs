@@ -37,7 +37,8 @@ pub fn build(tiers: &[Tier]) -> Result<Vec<Brought>> {
 }
 
 fn object() -> Result<Brought> {
-    let object = bpf::build(&bpf::find(&Target::host())?, &workspace_root(), &run::target_dir().join("bpf"))?;
+    let object =
+        bpf::build(&bpf::find(&Target::host())?, &workspace_root(), &run::target_dir().join("bpf"), &[])?;
     Ok(Brought { name: OBJECT, file: object.path })
 }
 
