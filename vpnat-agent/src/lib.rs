@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod detach;
+pub mod doctor;
 pub mod explain;
 pub mod forwarding;
 pub mod metrics;
