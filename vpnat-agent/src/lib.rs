@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod detach;
+pub mod doctor;
 pub mod explain;
 pub mod forwarding;
 pub mod guard;

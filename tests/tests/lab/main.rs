@@ -11,6 +11,7 @@ mod captured;
 mod cli;
 mod config;
 mod detach;
+mod doctor;
 mod errors;
 mod explain;
 mod fragments;

@@ -2,6 +2,7 @@
 
 mod check;
 mod detach;
+mod doctor;
 mod explain;
 mod flows;
 mod guard;
@@ -27,7 +28,9 @@ const EXIT_STATUSES: &str = "Exit status:
   0  done; for `check` and `status`: all is well
   1  an error, said on standard error as `vpnat: error: what: where: what to do`
   2  the command line is wrong
-  3  `status`: vpnat is pinned but not in order (agent not running, or hooks missing)";
+  3  `status`: vpnat is pinned but not in order (agent not running, or hooks missing);
+     `doctor`: there are warnings
+  4  `doctor`: something is broken";
 
 /// Source NAT in the kernel: pods reach a vendor through one address, or not at all.
 #[derive(Debug, Parser)]
@@ -54,6 +57,8 @@ enum Verb {
     Flows(flows::Verb),
     /// Say what would happen to a packet, and why. Runs the datapath's own code and changes nothing.
     Explain(explain::Options),
+    /// Look for what on this machine stands in the way of translation, and say what mends it. Changes nothing.
+    Doctor(doctor::Options),
     /// Remove every program, link, filter and pin of vpnat. All flows end.
     Detach(detach::Options),
 }
@@ -109,6 +114,7 @@ pub fn main() -> ExitCode {
         Verb::Status(options) => status::run(&options),
         Verb::Flows(verb) => flows::run(&verb),
         Verb::Explain(options) => explain::run(&options),
+        Verb::Doctor(options) => doctor::run(&options),
         Verb::Detach(options) => detach::run(&options),
     };
     result.unwrap_or_else(|error| {
