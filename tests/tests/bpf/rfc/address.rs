@@ -29,7 +29,7 @@ fn rfc3022_2_2_sessions_of_strangers_do_not_leave() {
             for protocol in PROTOCOLS {
                 let flow = Flow { protocol, pod: (source, 40000), remote: SERVER_END, public: POD_END };
                 let packet =
-                    if protocol == TCP { flow.from_client(SYN, (1, 0), b"") } else { flow.question() };
+                    if protocol == TCP { flow.pods_segment(SYN, (1, 0), b"") } else { flow.question() };
                 let seen = case.out(&packet);
                 assert!(seen.was_dropped(), "{}: from {source} it ended as {:?}", seen.title, seen.ended());
             }

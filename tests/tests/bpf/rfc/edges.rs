@@ -288,7 +288,7 @@ fn rfc5382_sec5_row_11_4_segments_without_state() {
                 dropped(case, &tcp(from, SERVER_END, *flags, (101, 501), b""), true);
                 dropped(case, &tcp(SERVER_END, (FLOW.public.0, from.1), *flags, (501, 101), b""), false);
             }
-            let segment = FLOW.from_client(ACK, (101, 501), b"data");
+            let segment = FLOW.pods_segment(ACK, (101, 501), b"data");
             if picks_up {
                 FLOW.leaves(case, &segment);
                 FLOW.lives(case);

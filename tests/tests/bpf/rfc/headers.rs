@@ -133,7 +133,7 @@ fn rfc3022_4_6_rfc5508_sec7_3_row_10_5_2_route_options_are_dropped() {
                 case.restart();
                 let first = Flow { protocol, pod: POD_END, remote: SERVER_END, public: super::PUBLIC };
                 let opening =
-                    if protocol == TCP { first.from_client(SYN, (1, 0), b"") } else { first.question() };
+                    if protocol == TCP { first.pods_segment(SYN, (1, 0), b"") } else { first.question() };
                 dropped(case, &with_options(&opening, options), true);
                 let flow = Flow::open(case, protocol, POD_END, SERVER_END);
                 dropped(case, &with_options(&flow.question(), options), true);
@@ -204,7 +204,7 @@ fn rfc5382_req2_tcp_options_of_any_length() {
     each(EVERY, |case| {
         let flow = Flow::open(case, TCP, POD_END, SERVER_END);
         for words in 0..=10u8 {
-            let segment = flow.from_client(16, (101, 501), &vec![1; usize::from(words) * 4]);
+            let segment = flow.pods_segment(16, (101, 501), &vec![1; usize::from(words) * 4]);
             let mut segment = segment;
             segment[32] = (5 + words) << 4;
             flow.leaves(case, &finished(segment.clone()));

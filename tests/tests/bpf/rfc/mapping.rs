@@ -58,7 +58,7 @@ fn rfc7857_4_a_pod_whose_address_is_full_is_refused() {
             }
             let late = Flow { protocol, pod: (POD, 40002), remote: SERVER_END, public: (EGRESS_A, 0) };
             let first =
-                if protocol == TCP { late.from_client(super::SYN, (1, 0), b"") } else { late.question() };
+                if protocol == TCP { late.pods_segment(super::SYN, (1, 0), b"") } else { late.question() };
             let seen = case.out(&first);
             assert_eq!(seen.ended(), Outcome::PortsExhausted, "{}", seen.title);
         }
@@ -114,7 +114,7 @@ fn rfc7857_3_rfc7857_13_row_8_2_a_port_is_shared_only_between_remote_ends() {
             }
             let late = Flow { protocol, pod: (POD_2, 41002), remote: (SERVER, 1000), public: first.public };
             let packet = match protocol {
-                TCP => late.from_client(super::SYN, (1, 0), b""),
+                TCP => late.pods_segment(super::SYN, (1, 0), b""),
                 _ => late.question(),
             };
             assert_eq!(case.out(&packet).ended(), Outcome::PortsExhausted);

@@ -76,7 +76,7 @@ impl Flow {
     #[track_caller]
     pub fn begin(case: &mut Case<'_>, protocol: u8, pod: End, remote: End) -> Self {
         let mut flow = Self { protocol, pod, remote, public: pod };
-        let first = if protocol == TCP { flow.from_client(SYN, (100, 0), b"") } else { flow.question() };
+        let first = if protocol == TCP { flow.pods_segment(SYN, (100, 0), b"") } else { flow.question() };
         let seen = case.out(&first);
         flow.public = (seen.source(), seen.port());
         seen.leaves_as(A, &model::source(&first, flow.public));
@@ -93,14 +93,14 @@ impl Flow {
     }
 
     /// A segment of the pod's, as the pod sends it.
-    pub fn from_client(&self, flags: u8, numbers: (u32, u32), data: &[u8]) -> Vec<u8> {
+    pub fn pods_segment(&self, flags: u8, numbers: (u32, u32), data: &[u8]) -> Vec<u8> {
         tcp(self.pod, self.remote, flags, numbers, data)
     }
 
     /// A packet from the pod, as it sends it.
     pub fn question(&self) -> Vec<u8> {
         match self.protocol {
-            TCP => self.from_client(ACK, (101, 501), b"question"),
+            TCP => self.pods_segment(ACK, (101, 501), b"question"),
             UDP => udp(self.pod, self.remote, 64, b"question"),
             _ => echo_request(self.pod.0, self.remote.0, self.pod.1, 1),
         }
@@ -140,7 +140,7 @@ impl Flow {
     /// A segment of the pod's goes through.
     #[track_caller]
     pub fn client(&self, case: &mut Case<'_>, flags: u8, numbers: (u32, u32), data: &[u8]) {
-        self.leaves(case, &self.from_client(flags, numbers, data));
+        self.leaves(case, &self.pods_segment(flags, numbers, data));
     }
 
     /// A segment of the server's goes through.

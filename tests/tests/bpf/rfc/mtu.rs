@@ -64,14 +64,14 @@ fn rfc4459_3_2_mss_row_10_1_5_a_smaller_offer_both_ways() {
                 case.restart();
                 policy(case, |policy| policy.mss = 1360);
                 let flow = Flow { protocol: TCP, pod: POD_END, remote: SERVER_END, public: super::PUBLIC };
-                let syn = flow.from_client(SYN, (100, 0), b"");
+                let syn = flow.pods_segment(SYN, (100, 0), b"");
                 let left = flow.outside(&with_mss(&syn, expected, odd));
                 case.out(&with_mss(&syn, offered, odd)).leaves_as(A, &left);
                 let answer = tcp(SERVER_END, flow.public, SYN | ACK, (500, 101), b"");
                 let arrived = flow.inside(&with_mss(&answer, expected, odd));
                 case.back(&with_mss(&answer, offered, odd)).arrives_as(A, &arrived);
                 // Not a SYN: the same bytes are none of ours.
-                flow.leaves(case, &with_mss(&flow.from_client(ACK, (101, 501), b""), offered, odd));
+                flow.leaves(case, &with_mss(&flow.pods_segment(ACK, (101, 501), b""), offered, odd));
             }
         }
     });

@@ -106,7 +106,7 @@ fn rfc5382_req2_a_window_of_zero() {
     };
     each(EVERY, |case| {
         let flow = opened(case);
-        let closed = window(&flow.from_client(ACK, (101, 501), b""), 0);
+        let closed = window(&flow.pods_segment(ACK, (101, 501), b""), 0);
         flow.leaves(case, &closed);
         for _ in 0..60 {
             case.wait(60);
@@ -116,7 +116,7 @@ fn rfc5382_req2_a_window_of_zero() {
         flow.client(case, ACK, (101, 501), b"");
         flow.server(case, ACK, (501, 101), &[7; 1000]);
         // Into a window of zero only the exact sequence number is a reset (RFC 5961 section 3.2).
-        flow.leaves(case, &window(&flow.from_client(ACK, (101, 1501), b""), 0));
+        flow.leaves(case, &window(&flow.pods_segment(ACK, (101, 1501), b""), 0));
         flow.server(case, RST, (1502, 0), b"");
         case.wait(1000);
         flow.lives(case);
