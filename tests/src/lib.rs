@@ -10,7 +10,9 @@
 pub mod agent;
 pub mod bench;
 pub mod capture;
+pub mod crowd;
 pub mod demo;
+pub mod hostile;
 pub mod ipsec;
 pub mod link;
 pub mod long;

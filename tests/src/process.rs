@@ -20,7 +20,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("swanctl", "strongswan-swanctl"),
+    ("ss", "iproute2"),
     ("tc", "iproute2"),
+    ("turnserver", "coturn"),
+    ("turnutils_natdiscovery", "coturn"),
     ("wg", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),
 ];

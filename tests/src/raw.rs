@@ -27,17 +27,42 @@ impl RawSender {
         Self { socket, index, next_hop }
     }
 
-    /// Sends a packet, given from its IP header on.
-    pub fn send(&self, packet: &[u8]) {
-        self.try_send(packet).unwrap_or_else(|error| panic!("send a packet: {error}"));
+    /// Gives every packet from now on a mark, as a program with the right to may.
+    pub fn mark(&self, mark: u32) {
+        // SAFETY: the socket is open; pointer and length describe `mark`.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MARK,
+                (&raw const mark).cast(),
+                size_of::<u32>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(result, 0, "SO_MARK: {}", std::io::Error::last_os_error());
     }
 
-    /// The same where a program on the sender's own device may drop it (`ENOBUFS`).
+    /// Sends a packet, given from its IP header on.
+    pub fn send(&self, packet: &[u8]) {
+        self.send_as(libc::ETH_P_IP as u16, packet);
+    }
+
+    /// Sends what stands behind the Ethernet header, with an EtherType of choice.
+    pub fn send_as(&self, ether_type: u16, packet: &[u8]) {
+        self.try_send_as(ether_type, packet).unwrap_or_else(|error| panic!("send a packet: {error}"));
+    }
+
+    /// As [`RawSender::send`] where a program on the sender's own device may drop it (`ENOBUFS`).
     pub fn try_send(&self, packet: &[u8]) -> std::io::Result<()> {
+        self.try_send_as(libc::ETH_P_IP as u16, packet)
+    }
+
+    /// The same, with an EtherType of choice.
+    pub fn try_send_as(&self, ether_type: u16, packet: &[u8]) -> std::io::Result<()> {
         // SAFETY: sockaddr_ll is plain data, for which zeros are a value.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
-        to.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+        to.sll_protocol = ether_type.to_be();
         to.sll_ifindex = self.index as i32;
         to.sll_halen = 6;
         to.sll_addr[..6].copy_from_slice(&self.next_hop);

@@ -36,6 +36,8 @@ pub const LAB: &[Need] = &[
     need("curl", "curl", "HTTP through the NAT"),
     need("nft", "nftables", "measuring against netfilter"),
     need("iptables", "iptables", "measuring against netfilter"),
+    need("turnserver", "coturn", "a STUN server, and what it says of the NAT"),
+    need("ss", "iproute2", "listening sockets"),
     need("charon-systemd", "charon-systemd", "IPsec tunnels"),
     need("swanctl", "strongswan-swanctl", "IPsec tunnels"),
     need(

@@ -22,6 +22,7 @@ mod headers;
 mod identification;
 mod policy;
 mod ports;
+mod rfc;
 mod routes;
 mod speed;
 mod tcp;

@@ -15,6 +15,15 @@ pub type End = (Ipv4Addr, u16);
 pub const POD: Ipv4Addr = Ipv4Addr::new(8, 0, 2, 7);
 /// Another pod.
 pub const POD_2: Ipv4Addr = Ipv4Addr::new(8, 0, 2, 8);
+/// All pods that have a place on the network.
+pub const PODS: [Ipv4Addr; 6] = [
+    POD,
+    POD_2,
+    Ipv4Addr::new(8, 0, 2, 9),
+    Ipv4Addr::new(8, 0, 2, 10),
+    Ipv4Addr::new(8, 0, 2, 11),
+    Ipv4Addr::new(8, 0, 2, 12),
+];
 /// A router between pods and the instance.
 pub const INSIDE_ROUTER: Ipv4Addr = Ipv4Addr::new(8, 0, 2, 254);
 /// A pod that no vendor admits.

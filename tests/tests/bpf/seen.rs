@@ -95,6 +95,20 @@ impl Seen {
         id
     }
 
+    /// How it ended, by the one counter that moved.
+    #[track_caller]
+    pub fn ended(&self) -> Outcome {
+        let moved: Vec<_> = self.moved.iter().filter(|(_, (packets, _))| *packets != 0).collect();
+        assert_eq!(moved.len(), 1, "{}: one counter moves", self.title);
+        let number = *moved[0].0 % OUTCOME_SLOTS;
+        *Outcome::ALL.iter().find(|outcome| **outcome as u32 == number).expect("an outcome")
+    }
+
+    /// The source address that it has now.
+    pub fn source(&self) -> Ipv4Addr {
+        Packet::new(&self.output[self.link..]).expect("a packet").source()
+    }
+
     /// The source port (or query identifier) that it has now.
     pub fn port(&self) -> u16 {
         let packet = &self.output[self.link..];

@@ -33,7 +33,7 @@ use vpnat_common::layout::vendor::{
 
 use crate::plan::{
     A, ALLOWED, B, BOTH, EGRESS_A, EGRESS_B, EXEMPT, GATEWAY, INSIDE_ROUTER, INSIDE_SLOT, INSTANCE,
-    OUTSIDE_SLOT, POD, POD_2, PREFIX_A, PREFIX_B, STRANGER, mac_of,
+    OUTSIDE_SLOT, PODS, PREFIX_A, PREFIX_B, STRANGER, mac_of,
 };
 
 /// Room of the flow table: small, so that a test can fill it.
@@ -66,9 +66,9 @@ impl Site {
             "addr add {} dev {inside}\naddr add {} dev {outside}\naddr add 8.0.9.1/24 dev other0\n",
             INSTANCE[0], INSTANCE[1]
         );
-        for (address, device) in
-            [(POD, inside), (POD_2, inside), (STRANGER, inside), (INSIDE_ROUTER, inside), (GATEWAY, outside)]
-        {
+        let mut neighbours = vec![(STRANGER, inside), (INSIDE_ROUTER, inside), (GATEWAY, outside)];
+        neighbours.extend(PODS.map(|pod| (pod, inside)));
+        for (address, device) in neighbours {
             let mac = mac_of(address).map(|byte| format!("{byte:02x}")).join(":");
             lines += &format!("neigh add {address} lladdr {mac} dev {device} nud permanent\n");
         }

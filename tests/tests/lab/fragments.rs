@@ -44,7 +44,7 @@ fn held(agent: &Agent<'_>) -> f64 {
 
 /// 4787-REQ-14: three fragments in all six orders reassemble at the other side, both ways. Those that come before the
 /// first are held, and counted so, six of eighteen each way.
-fn any_order(setting: Setting) {
+pub fn any_order(setting: Setting) {
     setting.run(|lab, agent| {
         let pod = &lab.pods[0];
         let (socket, seen) = open(pod, 41000);
@@ -76,7 +76,7 @@ fn any_order(setting: Setting) {
 }
 
 /// RFC 3022 section 6.3: two pods' fragments with one identification, alternately, to one place.
-fn two_pods_with_one_identification(setting: Setting) {
+pub fn two_pods_with_one_identification(setting: Setting) {
     setting.run(|lab, agent| {
         let pods = [&lab.pods[0], &lab.pods[1]];
         let sockets = pods.map(|pod| open(pod, 41000).0);

@@ -342,6 +342,8 @@ mod tests {
             mac: [0; 6],
             up: true,
             xdp: None,
+            lower: None,
+            master: None,
         };
         let way = Way { device: 2, gateway: None, mtu: None, local: false };
         Facts {

@@ -165,7 +165,7 @@ fn count_what_is_reached(cargo: &mut Command) {
 }
 
 /// Cargo stays with the user, whose folders it writes; only the test binaries become root.
-fn run_as_root(cargo: &mut Command) -> Result<()> {
+pub fn run_as_root(cargo: &mut Command) -> Result<()> {
     let prefix = run::root_prefix()?;
     if prefix.is_empty() {
         return Ok(());

@@ -281,6 +281,7 @@ fn packets_of_any_shape() {
         fuzzer.refused,
         fuzzer.findings.len(),
     );
+    println!("chaos: fuzzed-packets={} findings={}", fuzzer.ran, fuzzer.findings.len());
     assert!(fuzzer.findings.is_empty(), "{}", fuzzer.findings.into_values().collect::<Vec<_>>().join("\n\n"));
     // A run that translates nothing, or that the kernel refuses, would prove nothing.
     assert!(
