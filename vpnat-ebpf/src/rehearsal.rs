@@ -84,8 +84,11 @@ fn pool_of(key: &PoolKey) -> Option<NonNull<PortPool>> {
 fn set_of(key: &SetKey) -> Option<NonNull<WorkingSet>> {
     if REHEARSED_SETS.get_ptr(key).is_none() {
         let made = match WORKING_SETS.get_ptr(key) {
-            // SAFETY: as in `copy_of`.
-            Some(live) => REHEARSED_SETS.insert(key, unsafe { &*live }, BPF_NOEXIST as u64),
+            Some(live) => {
+                // SAFETY: as in `copy_of`.
+                let live: &WorkingSet = unsafe { &*live };
+                REHEARSED_SETS.insert(key, live, BPF_NOEXIST as u64)
+            }
             None => REHEARSED_SETS.insert(key, NEW_SET.get(0)?, BPF_NOEXIST as u64),
         };
         made.ok()?;

@@ -61,9 +61,9 @@ impl Row {
         let (mut tier, mut module) = (String::new(), String::new());
         for (place, part) in self.test.split('`').enumerate() {
             if place % 2 == 0 {
-                let words = part.split(|letter: char| !letter.is_alphabetic());
+                let mut words = part.split(|letter: char| !letter.is_alphabetic());
                 let named = ["bpf", "lab", "engine", "unit", "fuzz", "package"];
-                tier = words.filter(|word| named.contains(word)).next_back().map_or(tier, String::from);
+                tier = words.rfind(|word| named.contains(word)).map_or(tier, String::from);
                 continue;
             }
             let name = match part.rsplit_once("::") {
