@@ -1,9 +1,10 @@
 //! Keeps every device of the namespace as the configuration wants it, from the first start on and
 //! whenever a device comes, goes or changes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use aya::programs::TcAttachType;
+use vpnat_common::addr::Ip4;
 use vpnat_common::layout::device::{Device, role};
 use vpnat_common::layout::names;
 use vpnat_common::layout::vendor::flag;
@@ -41,6 +42,8 @@ pub struct Supervisor {
     maps: ConfigMaps,
     hooks: Hooks,
     devices: Devices,
+    /// Each device's first address.
+    addresses: HashMap<u32, Ip4>,
     /// What was last said about XDP, so that it is said once.
     xdp_reason: String,
 }
@@ -48,7 +51,8 @@ pub struct Supervisor {
 impl Supervisor {
     /// Nothing is attached yet.
     pub fn new(config: Config, pins: Pins, maps: ConfigMaps, hooks: Hooks) -> Self {
-        Self { config, pins, maps, hooks, devices: Devices::new(), xdp_reason: String::new() }
+        let (devices, addresses) = (Devices::new(), HashMap::new());
+        Self { config, pins, maps, hooks, devices, addresses, xdp_reason: String::new() }
     }
 
     /// What is attached.
@@ -81,7 +85,7 @@ impl Supervisor {
         std::mem::replace(&mut self.hooks, hooks)
     }
 
-    /// Lets TC ingress redirect, or not, as the configuration says.
+    /// Lets TC ingress redirect, or not, and refusals be answered so often, as the configuration says.
     pub fn set_mark(&mut self) -> Result<(), Error> {
         let mark = if self.config.redirect { new_mark() } else { 0 };
         self.maps.change_settings(|settings| {
@@ -89,6 +93,7 @@ impl Supervisor {
             if mark == 0 || settings.redirect_mark == 0 {
                 settings.redirect_mark = mark;
             }
+            settings.answers_per_s = self.config.refusal_answers;
         })
     }
 
@@ -189,8 +194,28 @@ impl Supervisor {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Tells the datapath which addresses the devices have.
+    fn follow_addresses(&mut self) -> Result<(), Error> {
+        let listed = links::device_addresses()
+            .map_err(|error| Error::Netlink { action: "listing addresses", error })?;
+        self.addresses.clear();
+        for (index, address) in listed {
+            self.addresses.entry(index).or_insert(address.into());
+        }
+        let known: Vec<(u32, Device)> = self.maps.devices.iter().flatten().collect();
+        for (index, mut device) in known {
+            let address = self.addresses.get(&index).copied().unwrap_or_default();
+            if device.address != address {
+                device.address = address;
+                self.maps.devices.insert(index, device, 0).map_err(Error::map("writing", names::DEVICES))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the datapath what the routes to the vendors take, and that cached next hops may be wrong.
     pub fn follow_routes(&mut self) -> Result<(), Error> {
+        self.follow_addresses()?;
         let links = dump()?;
         let routes = routes::dump().map_err(|error| Error::Netlink { action: "listing routes", error })?;
         for known in read_vendors(&self.maps.vendors)? {
@@ -335,7 +360,8 @@ impl Supervisor {
         if roles == 0 {
             self.remove_role(index)?;
         } else {
-            let device = Device { roles, xdp_slot: slot, _pad: [0; 2] };
+            let address = self.addresses.get(&index).copied().unwrap_or_default();
+            let device = Device { roles, xdp_slot: slot, _pad: [0; 2], address };
             self.maps.devices.insert(index, device, 0).map_err(Error::map("writing", names::DEVICES))?;
         }
         if self.devices.get(&index).map(|old| (old.plan, old.xdp)) != Some((attached.plan, attached.xdp)) {

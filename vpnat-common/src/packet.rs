@@ -151,6 +151,8 @@ pub struct TcpRest {
 pub mod ipv4 {
     /// Length of a header without options.
     pub const LEN: usize = 20;
+    /// Offset of DSCP and ECN.
+    pub const TOS: usize = 1;
     /// Offset of the identification.
     pub const ID: usize = 4;
     /// Offset of the time to live.

@@ -11,6 +11,7 @@ use vpnat_common::layout::held::{self, Aside, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
 use vpnat_common::layout::pool::{POOLS, PoolKey, PortPool};
 use vpnat_common::layout::recycling::{SetKey, WORKING_SETS as WORKING_SET_COUNT, WorkingSet};
+use vpnat_common::layout::refusal::{Answers, Budget};
 use vpnat_common::layout::rehearsal::Report;
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use vpnat_common::layout::{MAX_DEVICES, MAX_VENDORS};
@@ -119,6 +120,13 @@ pub static XDP_PORTS: Array<XdpPort, { MAX_DEVICES as usize }> = Array::new();
 
 #[btf_map]
 pub static XDP_DEVICES: DevMap<{ MAX_DEVICES as usize }> = DevMap::new();
+
+/// What is spent of the answers to refusals. Not pinned.
+#[btf_map]
+pub static ANSWER_BUDGET: Array<Budget, 1> = Array::new();
+
+#[btf_map]
+pub static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Count, { COUNTER_SLOTS as usize }> = PerCpuArray::new();

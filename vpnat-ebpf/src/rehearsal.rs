@@ -18,6 +18,7 @@ use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey}
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::pool::{PoolKey, PortPool};
 use vpnat_common::layout::recycling::{SetKey, WorkingSet};
+use vpnat_common::layout::refusal::Budget;
 use vpnat_common::layout::rehearsal::{Report, asked};
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
 use vpnat_common::pool_ref::PoolRef;
@@ -280,6 +281,19 @@ impl Tables for Rehearsal {
 
     #[inline(always)]
     fn keep_way(&self, _: &RouteQuery, _: u16, _: &Way) {}
+
+    #[inline(always)]
+    fn answers(&self) -> Budget {
+        self.kernel.answers()
+    }
+
+    #[inline(always)]
+    fn change_answers(&self, _: Budget, _: Budget) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn count_answer(&self, _: bool) {}
 
     #[inline(always)]
     fn count(&self, decision: Decision, hook: Hook, _: u32) {

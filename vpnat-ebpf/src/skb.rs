@@ -3,14 +3,17 @@
 use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_UNSPEC,
+};
 use aya_ebpf::helpers::{
-    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use vpnat_common::addr::Mac;
 use vpnat_common::engine::holding::Holding;
+use vpnat_common::engine::refusal::{self, Answering, QUOTE};
 use vpnat_common::engine::tables::Link;
 use vpnat_common::layout::held;
 use vpnat_common::packet::{Ip, Kind, Packet, Subject, Wire};
@@ -20,6 +23,9 @@ use crate::unaligned::{self, packet_pointer};
 
 /// `skb->pkt_type` of what is addressed to this host (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
+
+/// Length of an Ethernet header.
+const ETHERNET: u32 = 14;
 
 /// `~x + x`: the difference that changes nothing.
 const NO_CHANGE: u16 = 0xffff;
@@ -248,6 +254,41 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
             let Some(len) = within::<{ held::FIRST_BYTES }>((*aside).len) else { return false };
             self.replace((&raw const (*aside).bytes).cast(), len)
         }
+    }
+}
+
+impl<const L2: usize> Answering for Skb<'_, L2> {
+    #[inline(always)]
+    fn arrived_by(&self) -> u32 {
+        // SAFETY: the context is that of the running program.
+        unsafe { (*self.context.skb.skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn quote(&mut self, len: u32) -> bool {
+        let Some(aside) = ASIDE.get_ptr(0) else { return false };
+        let Some(len) = within::<{ QUOTE.next_power_of_two() as usize }>(len) else { return false };
+        let skb = self.context.skb.skb;
+        let at = (L2 + refusal::HEADERS) as u32;
+        // SAFETY: the context is that of the running program; the quote is shorter than what there is room for.
+        unsafe {
+            bpf_skb_change_tail(skb, at + len, 0) == 0
+                && bpf_skb_store_bytes(skb, at, (&raw const (*aside).bytes).cast(), len, 0) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn send_back(&mut self, ifindex: u32) -> bool {
+        let skb = self.context.skb.skb;
+        // The helper takes an Ethernet header off, whatever there was.
+        // SAFETY: the context is that of the running program; without parameters the kernel looks the neighbour up.
+        unsafe {
+            if L2 == 0 && bpf_skb_change_head(skb, ETHERNET, 0) != 0 {
+                return false;
+            }
+            self.action = bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32;
+        }
+        self.action == TC_ACT_REDIRECT
     }
 }
 

@@ -17,6 +17,7 @@ use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey}
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::pool::PoolKey;
 use vpnat_common::layout::recycling::SetKey;
+use vpnat_common::layout::refusal::Budget;
 use vpnat_common::layout::vendor::{
     EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, VendorPolicy,
 };
@@ -25,9 +26,9 @@ use vpnat_common::ports::SearchRef;
 use vpnat_common::recycling::SetRef;
 
 use crate::maps::{
-    CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD, HELD_SHARES, IDENTIFICATIONS,
-    KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS,
-    WAY_SLOTS, WAYS, WORKING_SETS,
+    ANSWER_BUDGET, ANSWERS, CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD, HELD_SHARES,
+    IDENTIFICATIONS, KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES,
+    VENDOR_PREFIXES, VENDORS, WAY_SLOTS, WAYS, WORKING_SETS,
 };
 
 const EEXIST: i32 = -17;
@@ -329,6 +330,36 @@ impl Tables for Kernel {
                     mac,
                     _pad: 0,
                 });
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn answers(&self) -> Budget {
+        match ANSWER_BUDGET.get_ptr(0) {
+            // SAFETY: an aligned word that other CPUs change whole.
+            Some(budget) => unsafe { budget.read_volatile() },
+            None => Budget::default(),
+        }
+    }
+
+    #[inline(always)]
+    fn change_answers(&self, old: Budget, new: Budget) -> bool {
+        let Some(budget) = ANSWER_BUDGET.get_ptr_mut(0) else { return false };
+        // SAFETY: a value of the map stays writable until the program ends; it is an aligned word, and all use it so.
+        unsafe { atomic::compare_exchange(budget.cast(), old.word, new.word) == old.word }
+    }
+
+    #[inline(always)]
+    fn count_answer(&self, sent: bool) {
+        if let Some(answers) = ANSWERS.get_ptr_mut(0) {
+            // SAFETY: as in `count`.
+            unsafe {
+                if sent {
+                    (*answers).sent += 1;
+                } else {
+                    (*answers).suppressed += 1;
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use vpnat_common::engine::ingress::{redirect, restore};
-use vpnat_common::engine::{Decision, egress};
+use vpnat_common::engine::{Decision, egress, refusal};
 use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
 use vpnat_common::layout::outcome::{Hook, Outcome};
 use vpnat_common::packet::{Packet as _, ipv4, transport};
@@ -44,7 +44,11 @@ fn run<T: Surroundings, const L2: usize>(
         Decision::nobody(Outcome::NotOurs)
     };
     tables.count(decision, hook, bytes);
-    if decision.is_drop() { TC_ACT_SHOT } else { packet.action }
+    if !decision.is_drop() {
+        return packet.action;
+    }
+    let answers = !T::REHEARSES && matches!(hook, Hook::TcEgress);
+    if answers && refusal::answer(&tables, &mut packet, decision) { packet.action } else { TC_ACT_SHOT }
 }
 
 macro_rules! programs {

@@ -22,6 +22,7 @@ mod headers;
 mod identification;
 mod policy;
 mod ports;
+mod refusal;
 mod rfc;
 mod routes;
 mod speed;

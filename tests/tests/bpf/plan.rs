@@ -63,6 +63,9 @@ pub const EGRESS_B: Ipv4Addr = Ipv4Addr::new(8, 0, 1, 20);
 /// The next hop towards everybody outside.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(8, 0, 1, 254);
 
+/// The instance's address towards the pods, the first of [`INSTANCE`].
+pub const INSTANCE_INSIDE: Ipv4Addr = Ipv4Addr::new(8, 0, 2, 1);
+
 /// The instance's own addresses.
 pub const INSTANCE: [&str; 2] = ["8.0.2.1/24", "8.0.1.1/24"];
 

@@ -29,7 +29,7 @@ fn enters(case: &mut Case<'_>, packet: &[u8]) -> Seen {
 
 fn set_roles(case: &mut Case<'_>, roles: u8) {
     let outside = case.site().outside.0;
-    let device = Device { roles, xdp_slot: OUTSIDE_SLOT, _pad: [0; 2] };
+    let device = Device { roles, xdp_slot: OUTSIDE_SLOT, ..Device::default() };
     case.world.maps.devices.insert(outside, device, 0).expect("a device");
 }
 

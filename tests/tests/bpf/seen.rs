@@ -74,6 +74,17 @@ impl Seen {
         self.translated((vendor, Outcome::Inbound), expected, pod, self.devices[0]);
     }
 
+    /// It was refused and has become `answer`, but for an identification of its own, on its way back.
+    #[track_caller]
+    pub fn is_answered(&self, vendor: u8, outcome: Outcome, answer: &[u8]) {
+        self.counted(vendor, outcome);
+        self.returned(verdict::TC_REDIRECT);
+        // What the kernel's helper takes off again: the header that was there, or room for one.
+        let link = if self.link == 0 { vec![0; 14] } else { self.input[..self.link].to_vec() };
+        let id = u16::from_be_bytes([self.output[18], self.output[19]]);
+        self.holds(&[link, model::with_id(answer, id)].concat());
+    }
+
     /// Whether it was dropped, for whatever reason, and is otherwise as it was.
     pub fn was_dropped(&self) -> bool {
         let drop = if self.hook == Hook::Xdp { verdict::XDP_DROP } else { verdict::TC_SHOT };

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use tests::link;
@@ -26,6 +26,7 @@ use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, counter_index};
 use vpnat_common::layout::pool::{PoolKey, PortPool};
 use vpnat_common::layout::recycling::{SetKey, WorkingSet};
+use vpnat_common::layout::refusal::Answers;
 use vpnat_common::layout::user::FlowEntryBytes;
 use vpnat_common::layout::vendor::{
     EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, SourceRule, VendorPolicy,
@@ -33,7 +34,7 @@ use vpnat_common::layout::vendor::{
 
 use crate::plan::{
     A, ALLOWED, B, BOTH, EGRESS_A, EGRESS_B, EXEMPT, GATEWAY, INSIDE_ROUTER, INSIDE_SLOT, INSTANCE,
-    OUTSIDE_SLOT, PODS, PREFIX_A, PREFIX_B, STRANGER, mac_of,
+    INSTANCE_INSIDE, OUTSIDE_SLOT, PODS, PREFIX_A, PREFIX_B, STRANGER, mac_of,
 };
 
 /// Room of the flow table: small, so that a test can fill it.
@@ -102,6 +103,8 @@ pub struct World {
     sets: HashMap<MapData, SetKey, WorkingSet>,
     counters: PerCpuArray<MapData, Count>,
     counters_map: MapData,
+    answers: PerCpuArray<MapData, Answers>,
+    budget: Array<MapData, u32>,
     programs: Ebpf,
 }
 
@@ -166,6 +169,8 @@ impl World {
             pools: taken(&mut programs, names::PORT_POOLS),
             sets: taken(&mut programs, names::WORKING_SETS),
             counters: taken(&mut programs, names::COUNTERS),
+            answers: taken(&mut programs, names::ANSWERS),
+            budget: taken(&mut programs, "ANSWER_BUDGET"),
             counters_map: MapData::from_pin(pins.map(names::COUNTERS)).expect("the pinned counters"),
             programs,
         }
@@ -198,7 +203,7 @@ impl World {
             vec![(site.inside, INSIDE_SLOT, role::INSIDE), (site.outside, OUTSIDE_SLOT, outside)]
         };
         for ((ifindex, mac), xdp_slot, roles) in devices {
-            let device = Device { roles, xdp_slot, _pad: [0; 2] };
+            let device = Device { roles, xdp_slot, _pad: [0; 2], address: INSTANCE_INSIDE.into() };
             maps.devices.insert(ifindex, device, 0).expect("a device");
             let port = XdpPort { ifindex, mac, roles, _pad: 0 };
             maps.xdp_ports.set(xdp_slot.into(), port, 0).expect("an XDP slot");
@@ -214,6 +219,7 @@ impl World {
     }
 
     fn clear(&mut self) {
+        self.budget.set(0, 0, 0).expect("clear the budget of answers");
         for key in self.flows.keys().flatten().collect::<Vec<_>>() {
             self.flows.remove(&key).expect("remove a flow");
         }
@@ -287,6 +293,15 @@ impl World {
                 (sum.packets != 0).then_some((index, sum))
             })
             .collect()
+    }
+
+    /// Answers to refusals so far, summed over the CPUs.
+    pub fn answers(&self) -> Answers {
+        let values = self.answers.get(&0, 0).expect("the answers' counters");
+        values.iter().fold(Answers::default(), |sum, counts| Answers {
+            sent: sum.sent + counts.sent,
+            suppressed: sum.suppressed + counts.suppressed,
+        })
     }
 
     /// How many datagrams' decisions are kept.

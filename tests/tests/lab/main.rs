@@ -29,4 +29,5 @@ mod reload;
 mod restart;
 mod rfc;
 mod standin;
+mod told;
 mod tunnels;

@@ -5,6 +5,7 @@ use std::path::Component;
 
 use ipnet::Ipv4Net;
 use toml::Spanned;
+use vpnat_common::layout::refusal::MOST_ANSWERS_PER_S;
 use vpnat_common::layout::vendor::Timeouts;
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
@@ -39,6 +40,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
     let inside = devices("inside", &datapath.inside, &mut issues);
     let outside = devices("outside", &datapath.outside, &mut issues);
     let max_flows = max_flows(datapath.max_flows.as_ref(), &mut issues);
+    let refusal_answers = refusal_answers(datapath.refusal_answers.as_ref(), &mut issues);
     pin_root(&file.agent, datapath_offset, &mut issues);
     run_dir(&file.agent, datapath_offset, &mut issues);
 
@@ -70,6 +72,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
             outside,
             xdp: datapath.xdp,
             redirect: datapath.redirect,
+            refusal_answers,
             max_flows,
             vendors,
             warnings,
@@ -113,6 +116,15 @@ fn max_flows(value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
     let value = *entry.get_ref();
     if !(1024..=super::MAX_MAX_FLOWS).contains(&value) {
         issues.push((entry.span().start, Issue::MaxFlowsOutOfRange { value }));
+    }
+    value
+}
+
+fn refusal_answers(value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
+    let Some(entry) = value else { return super::DEFAULT_REFUSAL_ANSWERS };
+    let value = *entry.get_ref();
+    if value > MOST_ANSWERS_PER_S {
+        issues.push((entry.span().start, Issue::RefusalAnswersOutOfRange { value }));
     }
     value
 }
@@ -185,6 +197,7 @@ fn vendor(
         allow_from: values(&allow_from),
         ports,
         tcp_pick_up: raw.tcp_pick_up.unwrap_or(true),
+        refuse: raw.refuse,
         mss: raw.tcp_mss.as_ref().map_or(Mss::Auto, |value| mss(value, issues)),
         timeouts,
     };

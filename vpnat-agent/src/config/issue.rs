@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use vpnat_common::layout::refusal::MOST_ANSWERS_PER_S;
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 use super::prefix::PrefixError;
@@ -69,6 +70,8 @@ pub enum Issue {
     LoopbackDevice,
     #[error("max_flows = {value} is out of range")]
     MaxFlowsOutOfRange { value: u32 },
+    #[error("refusal_answers = {value} is more than {MOST_ANSWERS_PER_S} a second")]
+    RefusalAnswersOutOfRange { value: u32 },
     #[error("the pin directory `{path}` is not an absolute path of plain names")]
     BadPinRoot { path: String },
     #[error("the run directory `{path}` is not an absolute path of at most 80 bytes")]
@@ -137,6 +140,9 @@ impl Issue {
             Self::LoopbackDevice => "list the devices that the pods and the vendor are reached by".into(),
             Self::MaxFlowsOutOfRange { .. } => format!("use 1024 to {}", super::MAX_MAX_FLOWS),
             Self::BadRunDir { .. } => format!("use a directory such as {}", super::DEFAULT_RUN_DIR),
+            Self::RefusalAnswersOutOfRange { .. } => {
+                format!("use 0 (refusals are silent) to {MOST_ANSWERS_PER_S}")
+            }
             Self::BadPinRoot { .. } => {
                 format!(
                     "use a directory on a BPF file system without dots, as in {}",

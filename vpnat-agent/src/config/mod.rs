@@ -35,6 +35,9 @@ pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
 /// Most flows that may be configured: two entries each, about 128 bytes of kernel memory per entry.
 pub const MAX_MAX_FLOWS: u32 = 8_388_608;
 
+/// Answers to refused packets per second unless the configuration says otherwise.
+pub const DEFAULT_REFUSAL_ANSWERS: u32 = 100;
+
 /// How XDP is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -91,6 +94,8 @@ pub struct Config {
     pub xdp: XdpChoice,
     /// Whether TC ingress sends on by redirect what it can finish.
     pub redirect: bool,
+    /// Answers to refused packets, per second at most.
+    pub refusal_answers: u32,
     /// Flows the table can hold.
     pub max_flows: u32,
     /// Vendors, in the file's order.
@@ -118,8 +123,23 @@ pub struct Vendor {
     pub tcp_pick_up: bool,
     /// Largest MSS of SYNs.
     pub mss: Mss,
+    /// What a pod is told whose packet is refused.
+    pub refuse: Refuse,
     /// Idle timers.
     pub timeouts: Timeouts,
+}
+
+/// What a pod is told by ICMP whose packet is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refuse {
+    /// "Host unreachable" for want of ports or table space (RFC 6888 REQ-11b), "prohibited" where policy refuses.
+    #[default]
+    HostUnreachable,
+    /// "Prohibited" in either case (RFC 5508 REQ-8).
+    AdminProhibited,
+    /// Nothing.
+    Drop,
 }
 
 /// What happens to the MSS option of SYNs, both ways.

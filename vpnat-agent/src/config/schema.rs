@@ -67,6 +67,8 @@ pub struct Datapath {
     /// Whether TC ingress sends on by redirect, past the stack, what it can finish.
     #[serde(default = "yes")]
     pub redirect: bool,
+    /// Answers to refused packets, per second at most.
+    pub refusal_answers: Option<Spanned<u32>>,
     /// Flows the table can hold.
     pub max_flows: Option<Spanned<u32>>,
 }
@@ -92,6 +94,9 @@ pub struct Vendor {
     pub tcp_pick_up: Option<bool>,
     /// `"auto"`, `"off"` or bytes.
     pub tcp_mss: Option<Spanned<TcpMss>>,
+    /// What a pod is told whose packet is refused.
+    #[serde(default)]
+    pub refuse: super::Refuse,
     /// `[vendor.timeouts]`.
     #[serde(default)]
     pub timeouts: Timeouts,

@@ -56,6 +56,8 @@ fn defaults() {
     assert!(config.enable_forwarding);
     assert_eq!(config.xdp, XdpChoice::Auto);
     assert_eq!(config.max_flows, DEFAULT_MAX_FLOWS);
+    assert_eq!(config.refusal_answers, DEFAULT_REFUSAL_ANSWERS);
+    assert_eq!(config.vendors[0].refuse, Refuse::HostUnreachable);
     let vendor = &config.vendors[0];
     assert_eq!(vendor.ports, PortRange { min: 1024, max: 65535 });
     assert!(vendor.tcp_pick_up);
@@ -330,6 +332,28 @@ fn max_flows_range() {
         let text = complaint_after("[datapath]\n", &format!("[datapath]\nmax_flows = {value}\n"));
         assert!(text.starts_with(&format!("max_flows = {value} is out of range: vpnat.toml:2:13")), "{text}");
     }
+}
+
+#[test]
+fn refusal_answers_range() {
+    let text = complaint_after("[datapath]\n", "[datapath]\nrefusal_answers = 10001\n");
+    assert!(
+        text.starts_with("refusal_answers = 10001 is more than 10000 a second: vpnat.toml:2:19"),
+        "{text}"
+    );
+}
+
+#[test]
+fn refuse_is_one_of_three() {
+    let with = |value: &str| parse(&sound(&format!("refuse = \"{value}\"\n")));
+    for (word, meaning) in [
+        ("host-unreachable", Refuse::HostUnreachable),
+        ("admin-prohibited", Refuse::AdminProhibited),
+        ("drop", Refuse::Drop),
+    ] {
+        assert_eq!(with(word).unwrap().vendors[0].refuse, meaning);
+    }
+    assert!(with("reject").unwrap_err().to_string().contains("reject"));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use vpnat_common::layout::{MAX_VENDORS, names};
 
 use super::Error;
 use super::maps::{ConfigMaps, VendorSlot, read_vendors};
-use crate::config::{Config, OnRemoval, Vendor};
+use crate::config::{Config, OnRemoval, Refuse, Vendor};
 
 type Prefixes = HashMap<(u32, [u8; 4]), PrefixTarget>;
 type Sources = HashMap<(u32, u8, [u8; 4]), SourceRule>;
@@ -182,7 +182,12 @@ fn policy(vendor: &Vendor, before: Option<&VendorPolicy>) -> VendorPolicy {
         *to = Ip4::from(*from);
     }
     policy.egress_count = vendor.egress_ips.len() as u32;
-    policy.flags = if vendor.tcp_pick_up { flag::TCP_PICK_UP } else { 0 };
+    policy.flags = if vendor.tcp_pick_up { flag::TCP_PICK_UP } else { 0 }
+        | match vendor.refuse {
+            Refuse::HostUnreachable => 0,
+            Refuse::AdminProhibited => flag::REFUSE_PROHIBITED,
+            Refuse::Drop => flag::REFUSE_SILENTLY,
+        };
     policy.port_min = Port::new(vendor.ports.min);
     policy.port_max = Port::new(vendor.ports.max);
     if let Some(before) = before {

@@ -15,6 +15,7 @@ use vpnat_common::layout::device::{Device, XdpPort};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey};
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, Outcome, counter_index};
+use vpnat_common::layout::refusal::Answers;
 use vpnat_common::layout::user::FlowEntryBytes;
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 
@@ -127,6 +128,7 @@ pub struct StateMaps {
     settings: Array<MapData, Settings>,
     vendors: Array<MapData, VendorPolicy>,
     counters: PerCpuArray<MapData, Count>,
+    answers: PerCpuArray<MapData, Answers>,
 }
 
 impl StateMaps {
@@ -136,6 +138,7 @@ impl StateMaps {
             settings: typed(pins, names::SETTINGS)?,
             vendors: typed(pins, names::VENDORS)?,
             counters: typed(pins, names::COUNTERS)?,
+            answers: typed(pins, names::ANSWERS)?,
         })
     }
 
@@ -147,6 +150,15 @@ impl StateMaps {
     /// Vendors in use.
     pub fn vendors(&self) -> Result<Vec<VendorSlot>, Error> {
         read_vendors(&self.vendors)
+    }
+
+    /// Answers to refusals, summed over the CPUs.
+    pub fn answers(&self) -> Result<Answers, Error> {
+        let values = self.answers.get(&0, 0).map_err(Error::map("reading", names::ANSWERS))?;
+        Ok(values.iter().fold(Answers::default(), |sum, counts| Answers {
+            sent: sum.sent.wrapping_add(counts.sent),
+            suppressed: sum.suppressed.wrapping_add(counts.suppressed),
+        }))
     }
 
     /// One counter, summed over the CPUs.

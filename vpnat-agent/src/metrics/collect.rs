@@ -94,6 +94,13 @@ impl Shared {
                 )?;
             }
             Ok(())
+        })?;
+
+        let answers = self.0.maps.answers().unwrap_or_default();
+        let help = "ICMP answers to refused packets: sent, or suppressed by the rate limit";
+        counter(encoder, "refusal_answers", help, |family| {
+            family(&[("state", "sent")], answers.sent)?;
+            family(&[("state", "suppressed")], answers.suppressed)
         })
     }
 

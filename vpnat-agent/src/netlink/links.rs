@@ -216,14 +216,22 @@ pub fn dump() -> io::Result<Vec<Link>> {
 
 /// The IPv4 addresses of this machine, as far as they can be read.
 pub fn local_addresses() -> io::Result<Vec<Ipv4Addr>> {
+    Ok(device_addresses()?.into_iter().map(|(_, address)| address).collect())
+}
+
+/// The same with the indices of their devices, a device's first one before its others.
+pub fn device_addresses() -> io::Result<Vec<(u32, Ipv4Addr)>> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     let answers = list(RouteNetlinkMessage::GetAddress(request))?;
     let messages = answers.iter().filter_map(|answer| AddressMessage::parse(answer.body.as_slice()).ok());
     Ok(messages
-        .flat_map(|message| message.attributes)
-        .filter_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+        .flat_map(|message| {
+            let index = message.header.index;
+            message.attributes.into_iter().map(move |attribute| (index, attribute))
+        })
+        .filter_map(|(index, attribute)| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => Some((index, address)),
             _ => None,
         })
         .collect())

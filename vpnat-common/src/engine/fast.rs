@@ -4,7 +4,7 @@
 use super::ingress::is_protected;
 use super::session::{self, Admission, After, Standing, Step};
 use super::tables::{Link, NextHop, Route, RouteQuery, Tables, Way};
-use super::{Clock, Decision, flows, identification, rewrite};
+use super::{Clock, Decision, flows, identification, refusal, rewrite};
 use crate::addr::Ip4;
 use crate::checksum::{self, Sum};
 use crate::flow_ref::Rewrite;
@@ -50,11 +50,11 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
     }
     let admitted = admit::<T, P, ROLES>(tables, packet, &mut admission);
     if !admitted.is_translated() {
-        return admitted;
+        return refusal::leave(tables, admitted);
     }
     let opened = session::open(tables, packet, admitted.vendor(), &admission);
     if !opened.is_translated() {
-        return opened;
+        return refusal::leave(tables, opened);
     }
     let step = translate::<T, P, ROLES>(tables, packet, After::Followed);
     session::clamp(tables, packet, step).ended()
@@ -107,9 +107,8 @@ fn translate_as<T: Tables, P: Link, const ROLES: u8, const PROTOCOL: u8>(
             None => Step::MISS,
         };
     };
-    let ended = |outcome| Step::done(Decision::of(to.vendor, outcome));
     if ip.ttl <= 1 {
-        return ended(Outcome::ToStackTtl);
+        return Step::of(to.vendor, Outcome::ToStackTtl);
     }
     let clock = Clock::read(tables);
     if after < After::Renewed && session::needs_a_look(&entry, &clock) {
@@ -119,25 +118,28 @@ fn translate_as<T: Tables, P: Link, const ROLES: u8, const PROTOCOL: u8>(
     if let Err(outcome) = check_way(packet.wire_len(&ip, &subject), &next_hop) {
         // Only the stack has seen this flow lately: whether there is a way past it is not known.
         let look = after < After::Renewed && next_hop.is_unknown();
-        return if look { Step::STALE } else { ended(outcome) };
+        return if look { Step::STALE } else { Step::of(to.vendor, outcome) };
     }
     if after < After::Followed && !session::note(&subject, entry) {
         return Step::CONTROL;
     }
     // Asked before anything is written: a device that is gone leaves the packet to the stack, unchanged.
     if !packet.reserve(next_hop.slot) {
-        return ended(Outcome::ToStackRoute);
+        return Step::of(to.vendor, Outcome::ToStackRoute);
     }
     if after < After::Followed {
         session::refresh(tables, &clock, subject.kind, direction, to.vendor, &entry);
     }
     entry.count(ip.total_len);
     let done = write(tables, packet, &mut ip, &subject, direction, &to, &next_hop);
-    ended(match (done, direction) {
-        (false, _) => Outcome::Unfinished,
-        (true, Direction::Outbound) => Outcome::Outbound,
-        (true, Direction::Inbound) => Outcome::Inbound,
-    })
+    Step::of(
+        to.vendor,
+        match (done, direction) {
+            (false, _) => Outcome::Unfinished,
+            (true, Direction::Outbound) => Outcome::Outbound,
+            (true, Direction::Inbound) => Outcome::Inbound,
+        },
+    )
 }
 
 /// Writes the translation, and one hop less to live, into a packet without options.

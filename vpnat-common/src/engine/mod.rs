@@ -13,6 +13,7 @@ pub mod identification;
 pub mod ingress;
 pub mod mss;
 pub mod opening;
+pub mod refusal;
 pub mod rewrite;
 pub mod session;
 pub mod sums;

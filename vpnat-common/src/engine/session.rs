@@ -46,6 +46,13 @@ impl Step {
         Self { code: decision.code }
     }
 
+    /// A packet of the vendor in `slot` ended so. Not a closure of its callers: one that is not inlined has a parameter
+    /// without a name in its BTF, which kernel 6.1 refuses.
+    #[inline(always)]
+    pub const fn of(slot: u8, outcome: Outcome) -> Self {
+        Self::done(Decision::of(slot, outcome))
+    }
+
     /// Whether it ended.
     #[inline(always)]
     pub const fn is_end(self) -> bool {

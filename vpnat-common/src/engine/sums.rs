@@ -44,8 +44,14 @@ impl<P: Packet> Round for Words<'_, P> {
 
 /// Whether the words from `start` to `end`, a checksum among them, add up as they should (RFC 1071). What lies past the
 /// packet's end counts as 0.
-#[inline(never)]
+#[inline(always)]
 pub fn hold<T: Tables, P: Packet>(tables: &T, packet: &P, start: u32, end: u32) -> bool {
+    sum(tables, packet, start, end) == 0xffff
+}
+
+/// The sum of the words from `start` to `end`, as loaded.
+#[inline(never)]
+pub fn sum<T: Tables, P: Packet>(tables: &T, packet: &P, start: u32, end: u32) -> u16 {
     let len = end.saturating_sub(start);
     let mut strides = Strides { packet, at: start as usize, sum: Sum::default() };
     tables.repeat(len / STRIDE as u32, &mut strides);
@@ -57,5 +63,5 @@ pub fn hold<T: Tables, P: Packet>(tables: &T, packet: &P, start: u32, end: u32) 
     {
         sum = sum.add16(u16::from_ne_bytes([last, 0]));
     }
-    sum.fold() == 0xffff
+    sum.fold()
 }

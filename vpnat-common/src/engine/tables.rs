@@ -11,6 +11,7 @@ use crate::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use crate::layout::outcome::Hook;
 use crate::layout::pool::PoolKey;
 use crate::layout::recycling::SetKey;
+use crate::layout::refusal::Budget;
 use crate::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
 use crate::packet::{Ip, Packet, Subject};
 use crate::pool_ref::PoolRef;
@@ -195,6 +196,13 @@ pub trait Tables {
     fn way(&self, query: &RouteQuery, stamp: u16) -> Option<Way>;
     /// Keeps a way while `stamp` is current.
     fn keep_way(&self, query: &RouteQuery, stamp: u16, way: &Way);
+    /// What is spent of the answers to refusals.
+    fn answers(&self) -> Budget;
+    /// Changes that from `old` to `new`; false if it is another by now.
+    #[must_use]
+    fn change_answers(&self, old: Budget, new: Budget) -> bool;
+    /// Counts an answer that was sent, or one that was not because there were too many.
+    fn count_answer(&self, sent: bool);
     /// Counts a packet of `bytes` that ended so at `hook`.
     fn count(&self, decision: Decision, hook: Hook, bytes: u32);
 }

@@ -48,4 +48,7 @@ pub struct Settings {
     /// The packet mark by which TC egress knows what TC ingress has translated and redirected; random, so that
     /// nobody sets it by accident. 0: TC ingress leaves forwarding to the stack.
     pub redirect_mark: u32,
+    /// Most answers to refused packets in a second of the clock, up to
+    /// [`MOST_ANSWERS_PER_S`](super::refusal::MOST_ANSWERS_PER_S); 0: refusals are silent.
+    pub answers_per_s: u32,
 }

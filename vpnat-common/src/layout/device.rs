@@ -1,6 +1,6 @@
 //! Which device plays which part.
 
-use crate::addr::Mac;
+use crate::addr::{Ip4, Mac};
 
 /// Bits of [`Device::roles`].
 pub mod role {
@@ -22,6 +22,8 @@ pub struct Device {
     pub xdp_slot: u8,
     /// Padding, 0.
     pub _pad: [u8; 2],
+    /// Its own address, the source of ICMP errors that leave by it; 0.0.0.0 if it has none.
+    pub address: Ip4,
 }
 
 /// A device that XDP may send through, by slot. Slot 0 is never used.

@@ -11,6 +11,7 @@ pub mod held;
 pub mod outcome;
 pub mod pool;
 pub mod recycling;
+pub mod refusal;
 pub mod rehearsal;
 pub mod upkeep;
 pub mod vendor;
@@ -60,6 +61,8 @@ pub mod names {
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
     /// Per-CPU array of [`super::outcome::Count`], see [`super::outcome::counter_index`].
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array of one [`super::refusal::Answers`].
+    pub const ANSWERS: &str = "ANSWERS";
 
     /// Hash of [`super::flow::FlowKey`] to [`super::flow::FlowEntry`], of a rehearsal. Not pinned.
     pub const REHEARSED: &str = "REHEARSED";
@@ -69,7 +72,7 @@ pub mod names {
     pub const REPORT: &str = "REPORT";
 
     /// All that are pinned, in the order in which the agent creates and checks them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         SETTINGS,
         VENDORS,
         VENDOR_PREFIXES,
@@ -79,6 +82,7 @@ pub mod names {
         XDP_PORTS,
         XDP_DEVICES,
         COUNTERS,
+        ANSWERS,
         FLOWS,
         FRAGMENTS,
         IDENTIFICATIONS,

@@ -105,6 +105,8 @@ outcomes! {
     Redirected = 11, Passed, "redirected";
     /// A fragment that came before its datagram's first; seen again when that comes, forgotten if it does not.
     FragmentHeld = 12, Held, "fragment-held";
+    /// The fast path left it to the stack: TC egress will refuse it, and answer.
+    ToStackRefused = 13, Passed, "to-stack-refused";
     /// Translated at the outside device that is stacked on this one.
     Carried = 14, Passed, "carried";
     /// The agent has not finished filling the maps.

@@ -8,6 +8,7 @@ use super::flow::{Direction, FlowEntry, FlowKey, FragmentKey, Phase};
 use super::outcome::Count;
 use super::pool::{PoolKey, PortPool};
 use super::recycling::{SetKey, WorkingSet};
+use super::refusal::Answers;
 use super::rehearsal::Report;
 use super::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use crate::addr::{Ip4, Port};
@@ -20,6 +21,7 @@ macro_rules! pod {
 }
 
 pod!(
+    Answers,
     Count,
     Device,
     EgressAddress,

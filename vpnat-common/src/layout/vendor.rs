@@ -116,6 +116,11 @@ pub mod flag {
     pub const TCP_PICK_UP: u32 = 1;
     /// The vendor is not configured any more; its flows go on until they end. Read by the agent only.
     pub const DRAINING: u32 = 1 << 31;
+    /// Who is refused for want of ports or table space is told "prohibited" (RFC 5508 REQ-8), not "host unreachable"
+    /// (RFC 6888 REQ-11b).
+    pub const REFUSE_PROHIBITED: u32 = 2;
+    /// Nobody who is refused is told.
+    pub const REFUSE_SILENTLY: u32 = 4;
 }
 
 /// How packets to one vendor are treated, by vendor slot.

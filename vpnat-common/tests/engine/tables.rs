@@ -19,6 +19,7 @@ use vpnat_common::layout::held::{self, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::pool::{PoolKey, PortPool};
 use vpnat_common::layout::recycling::{SetKey, WorkingSet};
+use vpnat_common::layout::refusal::Budget;
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, VendorPolicy};
 use vpnat_common::pool_ref::PoolRef;
 use vpnat_common::ports::{Search, SearchRef};
@@ -73,6 +74,7 @@ pub struct World {
     pub random: Cell<u32>,
     /// Whether the routing table knows the neighbours, so that the fast path can send.
     pub neighbours: bool,
+    budget: Cell<Budget>,
     ways: RefCell<HashMap<(Ip4, Ip4, u8, u16), Way>>,
 }
 
@@ -101,6 +103,7 @@ impl World {
             tries: Cell::new(0),
             random: Cell::new(0x1234_5678),
             neighbours: true,
+            budget: Cell::default(),
             ways: RefCell::default(),
         }
     }
@@ -271,7 +274,7 @@ impl Tables for World {
             OUTSIDE => (role::OUTSIDE | role::GUARDED, 2),
             _ => return Device::default(),
         };
-        Device { roles, xdp_slot, _pad: [0; 2] }
+        Device { roles, xdp_slot, ..Device::default() }
     }
 
     fn route(&self, query: &RouteQuery) -> Route {
@@ -290,6 +293,20 @@ impl Tables for World {
     fn keep_way(&self, query: &RouteQuery, stamp: u16, way: &Way) {
         self.ways.borrow_mut().insert((query.src, query.dst, query.protocol, stamp), *way);
     }
+
+    fn answers(&self) -> Budget {
+        self.budget.get()
+    }
+
+    fn change_answers(&self, old: Budget, new: Budget) -> bool {
+        let same = self.budget.get() == old;
+        if same {
+            self.budget.set(new);
+        }
+        same
+    }
+
+    fn count_answer(&self, _: bool) {}
 
     fn count(&self, _: Decision, _: Hook, _: u32) {}
 }

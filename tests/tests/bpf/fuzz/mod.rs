@@ -134,7 +134,8 @@ impl Fuzzer {
         .expect("settings");
         if !conditions.guarded {
             let inside = if conditions.one_arm { role::INSIDE } else { 0 };
-            let device = Device { roles: role::OUTSIDE | inside, xdp_slot: OUTSIDE_SLOT, _pad: [0; 2] };
+            let device =
+                Device { roles: role::OUTSIDE | inside, xdp_slot: OUTSIDE_SLOT, ..Device::default() };
             maps.devices.insert(outside.0, device, 0).expect("a device");
         }
         let mut policy = maps.vendors.get(&A.into(), 0).expect("a vendor's policy");
