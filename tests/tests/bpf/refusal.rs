@@ -45,7 +45,7 @@ fn refused(data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn rfc6888_req11b_no_port_is_host_unreachable() {
+fn rfc6888_req11_no_port_is_host_unreachable() {
     each(TC, |case| {
         exhaust(case);
         let before = case.world.answers();

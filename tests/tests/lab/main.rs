@@ -28,6 +28,7 @@ mod refusal;
 mod reload;
 mod restart;
 mod rfc;
+mod runbooks;
 mod standin;
 mod told;
 mod tunnels;

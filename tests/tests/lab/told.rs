@@ -70,7 +70,7 @@ fn connect(pod: &Pod) -> io::Result<std::net::TcpStream> {
 }
 
 #[test]
-fn rfc6888_req11b_a_pod_without_a_port_is_told() {
+fn rfc6888_req11_a_pod_without_a_port_is_told() {
     each("", "ports = \"50000-50000\"", |lab, agent| {
         let kept = connect(&lab.pods[0]).expect("the one port's connection");
         lab.watch.vendor(0).settle();
