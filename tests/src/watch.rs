@@ -33,8 +33,9 @@ pub enum Rule {
 impl Rule {
     /// Why the packet may not pass, if it may not.
     fn broken_by(self, packet: &Captured) -> Option<String> {
-        // What a pod sends is its own affair: some send broken packets on purpose.
-        let own = matches!(self, Self::AtPod { .. }) && packet.way == Way::Out;
+        // What a pod sends is its own affair, also where it passes on its way to the instance (single-arm): some send
+        // broken packets on purpose.
+        let own = matches!(self, Self::AtPod { .. } | Self::FromNat { .. }) && packet.way == Way::Out;
         if let (Err(wrong), false) = (&packet.checksums, own) {
             return Some(wrong.to_string());
         }
