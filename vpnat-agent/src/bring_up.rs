@@ -65,7 +65,10 @@ pub fn bring_up(
     if ended > 0 {
         log::info!("{} flow(s) that are no longer allowed were ended", ended.div_ceil(2));
     }
-    supervisor.maps().change_settings(|settings| settings.ready = 1)?;
+    supervisor.maps().change_settings(|settings| {
+        settings.events = u32::from(config.flow_log.is_some());
+        settings.ready = 1;
+    })?;
     // What `vpnat guard` has closed: the hooks guard now.
     let opened =
         rules::open().map_err(|error| Error::Netlink { action: "taking over from the guard", error })?;

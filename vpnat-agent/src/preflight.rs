@@ -48,7 +48,11 @@ fn check_with(config: &Config, pins: &Pins, may_be_away: impl Fn(&str) -> bool) 
         check_foreign_xdp(&devices, pins)?;
     }
     let bpffs = kernel::check_bpffs(&config.pin_root)?;
-    let pinned = object::check_pinned(pins, Sizes::for_flows(config.max_flows))?;
+    let mut wanted = Sizes::for_flows(config.max_flows);
+    if let Some(flow_log) = &config.flow_log {
+        wanted.events = flow_log.buffer;
+    }
+    let pinned = object::check_pinned(pins, wanted)?;
     let local =
         links::local_addresses().map_err(|error| Error::Netlink { action: "listing addresses", error })?;
     Ok(Findings { devices, bpffs, xdp, pinned, local })

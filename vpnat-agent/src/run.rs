@@ -18,6 +18,7 @@ use crate::datapath::object;
 use crate::datapath::pins::Pins;
 use crate::datapath::sweep::{SharedReport, Sweeper};
 use crate::datapath::{Error, features};
+use crate::flow_log::{self, FlowLog};
 use crate::metrics::{self, Shared};
 use crate::netlink::follow::Follower;
 use crate::stop::Stop;
@@ -110,12 +111,17 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     let mut follower = Follower::subscribe().map_err(system("following netlink"))?;
     let fresh = !pins.hold_maps() && pins.pinned_links().is_empty();
     let report = SharedReport::default();
+    let records = flow_log::SharedStats::default();
     let brought_up = bring_up(&config, &pins, &findings, tick_rate, &stop).and_then(|supervisor| {
         // Before the first thread starts, which would keep what it was born with.
         privileges::reduce().map_err(RunError::Privileges)?;
-        Ok((supervisor, Sweeper::start(&pins, report.clone())?, StateMaps::open(&pins)?))
+        let flow_log = config.flow_log.as_ref();
+        let flow_log = flow_log
+            .map(|options| FlowLog::start(&pins, options, findings.pinned.sizes.flows / 2, records.clone()))
+            .transpose()?;
+        Ok((supervisor, Sweeper::start(&pins, report.clone())?, flow_log, StateMaps::open(&pins)?))
     });
-    let (mut supervisor, sweeper, maps) = match brought_up {
+    let (mut supervisor, sweeper, flow_log, maps) = match brought_up {
         Ok(all) => all,
         Err(error) => {
             // A first start that fails leaves nothing; a later one leaves what worked before.
@@ -127,7 +133,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     };
 
     let ready = Arc::new(AtomicBool::new(true));
-    let shared = Shared::new(maps, report.clone(), ready.clone());
+    let shared = Shared::new(maps, report.clone(), records, ready.clone());
     shared.set_devices(supervisor.devices());
     tokio::task::spawn_local(metrics::http::serve(listener, metrics::registry(&shared), ready.clone()));
 
@@ -187,6 +193,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     };
     notify::notify("STOPPING=1");
     drop(sweeper);
+    drop(flow_log);
     drop(lock);
     log::info!("{signal_name}: the agent ends and the datapath stays; `vpnat detach` removes it");
     Ok(())

@@ -78,6 +78,12 @@ impl<'a> FlowRef<'a> {
         expires, set_expires: Moment;
         /// When the flow was made.
         created, set_created: Moment;
+        /// Vendor slot.
+        vendor, set_vendor: u8;
+        /// The address to write.
+        new_addr, set_new_addr: Ip4;
+        /// The port to write.
+        new_port, set_new_port: Port;
         /// Bits of [`crate::layout::flow::sent`].
         sent, set_sent: u8;
         /// TCP window scale.

@@ -23,6 +23,9 @@ const SMALL: u32 = 12;
 /// Rounds of the search, at most: every try, and the steps of the walks in between.
 pub const ROUNDS: u32 = 4 * (1 + SET_TRIES + BLIND_TRIES + POOL_TRIES + LAST_TRIES);
 
+/// How often a search goes on after it has come upon a port that another CPU then was faster to take over, plus one.
+pub const RACES: u32 = 2;
+
 /// One in so many new flows looks whether an endpoint is busy enough for a pool (a power of two).
 pub const SAMPLE: u16 = 16;
 
@@ -128,6 +131,10 @@ pub struct Search {
     pub port: u32,
     /// 1 if the table had no room.
     pub no_room: u32,
+    /// The port whose holder is over or gives way: to be taken over when the round has ended. 0 if there is none.
+    pub victim: u32,
+    /// That holder's outbound timer as it was found, if it is a connection that gives way; otherwise 0.
+    pub closed: u32,
     /// Whether the preferred port is left for later.
     pub set_first: u32,
     /// The word of the pool that is looked at next; counted on past the last, so that it shows when the walk is around.
@@ -184,6 +191,8 @@ impl SearchRef<'_> {
         ts_val, set_ts_val;
         port, set_port;
         no_room, set_no_room;
+        victim, set_victim;
+        closed, set_closed;
         set_first, set_set_first;
         at, set_at;
         end, set_end;

@@ -1,11 +1,12 @@
 //! The maps. Sizes marked "from the configuration" are set by the agent when it creates them.
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use vpnat_common::addr::{Ip4, Mac};
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort};
+use vpnat_common::layout::event::{EVENT_BUFFER, ExhaustedKey, TALLIES as TALLY_COUNT};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
 use vpnat_common::layout::held::{self, Aside, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
@@ -149,3 +150,14 @@ pub static REHEARSED_SETS: HashMap<SetKey, WorkingSet, 2> = HashMap::new();
 
 #[btf_map]
 pub static REPORT: Array<Report, 1> = Array::new();
+
+#[btf_map]
+pub static TALLIES: PerCpuArray<u64, { TALLY_COUNT as usize }> = PerCpuArray::new();
+
+/// Of `FlowEvent`s; libbpf wants a ring buffer without a value's type. Size from the configuration.
+#[btf_map]
+pub static EVENTS: RingBuf<(), { EVENT_BUFFER as usize }> = RingBuf::new();
+
+/// An LRU map: what goes early is noted once more.
+#[btf_map]
+pub static EXHAUSTED: LruHashMap<ExhaustedKey, u32, 1024> = LruHashMap::new();

@@ -14,6 +14,7 @@ use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::Device;
+use vpnat_common::layout::event::{Cause, Kind, Tally};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::pool::{PoolKey, PortPool};
@@ -302,4 +303,18 @@ impl Tables for Rehearsal {
             report.counted += 1;
         });
     }
+
+    // Nothing has happened, so nobody is told and nothing is tallied.
+
+    #[inline(always)]
+    fn tally(&self, _: u8, _: Tally) {}
+
+    #[inline(always)]
+    fn flow_started(&self, _: &FlowKey, _: &FlowRef<'_>) {}
+
+    #[inline(always)]
+    fn flow_ended(&self, _: &FlowKey, _: &FlowRef<'_>, _: Option<FlowRef<'_>>, _: Cause) {}
+
+    #[inline(always)]
+    fn exhausted(&self, _: Kind, _: &FlowKey, _: Ip4, _: u8) {}
 }

@@ -13,6 +13,7 @@ use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::Device;
+use vpnat_common::layout::event::{Cause, Kind, Tally};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::pool::PoolKey;
@@ -25,6 +26,7 @@ use vpnat_common::pool_ref::PoolRef;
 use vpnat_common::ports::SearchRef;
 use vpnat_common::recycling::SetRef;
 
+use crate::events;
 use crate::maps::{
     ANSWER_BUDGET, ANSWERS, CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD, HELD_SHARES,
     IDENTIFICATIONS, KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES,
@@ -76,6 +78,12 @@ impl Kernel {
     #[inline(always)]
     pub const fn new(context: *mut c_void, ifindex: u32) -> Self {
         Self { context, ifindex }
+    }
+
+    /// For what asks neither about routes nor about the packet.
+    #[inline(always)]
+    pub const fn anywhere() -> Self {
+        Self { context: core::ptr::null_mut(), ifindex: 0 }
     }
 }
 
@@ -373,5 +381,25 @@ impl Tables for Kernel {
                 (*count).bytes += bytes as u64;
             }
         }
+    }
+
+    #[inline(always)]
+    fn tally(&self, slot: u8, tally: Tally) {
+        events::count(slot, tally);
+    }
+
+    #[inline(always)]
+    fn flow_started(&self, key: &FlowKey, entry: &FlowRef<'_>) {
+        events::start(key, *entry);
+    }
+
+    #[inline(always)]
+    fn flow_ended(&self, key: &FlowKey, entry: &FlowRef<'_>, other: Option<FlowRef<'_>>, cause: Cause) {
+        events::end(key, *entry, other, cause);
+    }
+
+    #[inline(always)]
+    fn exhausted(&self, kind: Kind, key: &FlowKey, egress: Ip4, slot: u8) {
+        events::exhausted(self, kind, key, egress, slot);
     }
 }

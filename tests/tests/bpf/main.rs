@@ -14,6 +14,7 @@ mod world;
 mod basics;
 mod corrupt;
 mod errors;
+mod events;
 mod explain;
 mod found;
 mod fragments;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use tests::link;
@@ -21,6 +21,7 @@ use vpnat_common::addr::Ip4;
 use vpnat_common::engine::STAMP_SECONDS;
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort, role};
+use vpnat_common::layout::event::{FlowEvent, Tally};
 use vpnat_common::layout::flow::{FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, counter_index};
@@ -39,6 +40,9 @@ use crate::plan::{
 
 /// Room of the flow table: small, so that a test can fill it.
 pub const TABLE_ENTRIES: u32 = 128;
+
+/// The event buffer: the least that every page size allows.
+pub const EVENT_BYTES: u32 = 64 << 10;
 
 /// A namespace with forwarding on, and the devices that the programs are told they run on.
 pub struct Site {
@@ -105,6 +109,8 @@ pub struct World {
     counters_map: MapData,
     answers: PerCpuArray<MapData, Answers>,
     budget: Array<MapData, u32>,
+    tallies: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
     programs: Ebpf,
 }
 
@@ -153,7 +159,7 @@ impl World {
         let stop = Stop::default();
         let needed = Needed { tc: TC_PROGRAMS.into(), xdp: XDP_PROGRAMS.into() };
         let rate = object::tick_rate(&stop).expect("the kernel's tick rate");
-        let sizes = Sizes { flows: TABLE_ENTRIES, fragments: 1024 };
+        let sizes = Sizes { flows: TABLE_ENTRIES, fragments: 1024, events: EVENT_BYTES };
         let mut programs =
             object::load(&pins, sizes, rate, &needed, &stop).unwrap_or_else(|error| panic!("{error}"));
         fn taken<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &str) -> T {
@@ -172,6 +178,8 @@ impl World {
             answers: taken(&mut programs, names::ANSWERS),
             budget: taken(&mut programs, "ANSWER_BUDGET"),
             counters_map: MapData::from_pin(pins.map(names::COUNTERS)).expect("the pinned counters"),
+            tallies: taken(&mut programs, names::TALLIES),
+            events: taken(&mut programs, names::EVENTS),
             programs,
         }
     }
@@ -302,6 +310,22 @@ impl World {
             sent: sum.sent + counts.sent,
             suppressed: sum.suppressed + counts.suppressed,
         })
+    }
+
+    /// The events that were written since this was last asked for.
+    pub fn events(&mut self) -> Vec<FlowEvent> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            assert_eq!(item.len(), size_of::<FlowEvent>());
+            // SAFETY: the length is compared, and `FlowEvent` takes any bytes.
+            events.push(unsafe { item.as_ptr().cast::<FlowEvent>().read_unaligned() });
+        }
+        events
+    }
+
+    /// A tally of a vendor, summed over the CPUs.
+    pub fn tally(&self, slot: u8, tally: Tally) -> u64 {
+        self.tallies.get(&tally.index(slot), 0).expect("a tally").iter().sum()
     }
 
     /// How many datagrams' decisions are kept.

@@ -13,7 +13,7 @@ use crate::explain::{End, Explanation, Question, Verdict, explain};
 const LARGEST: u16 = 3000;
 
 /// The shape of the JSON. A test compares it with what is printed.
-const JSON_HELP: &str =
+pub(super) const JSON_HELP: &str =
     "Print JSON. Fields are added over time; `version` is raised when one is renamed or removed.
 
 { version,

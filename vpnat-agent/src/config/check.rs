@@ -10,7 +10,7 @@ use vpnat_common::layout::vendor::Timeouts;
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 use super::issue::Issue;
-use super::{Config, Mss, PortRange, Vendor, prefix, schema};
+use super::{Config, Mss, PortRange, Vendor, flow_log, prefix, schema};
 
 /// Broken rules with their offsets in the file.
 pub type Issues = Vec<(usize, Issue)>;
@@ -43,6 +43,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
     let refusal_answers = refusal_answers(datapath.refusal_answers.as_ref(), &mut issues);
     pin_root(&file.agent, datapath_offset, &mut issues);
     run_dir(&file.agent, datapath_offset, &mut issues);
+    let flow_log = file.flow_log.map(|section| flow_log::check(section, &mut issues));
 
     if file.vendor.is_empty() {
         issues.push((0, Issue::NoVendor));
@@ -74,6 +75,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
             redirect: datapath.redirect,
             refusal_answers,
             max_flows,
+            flow_log,
             vendors,
             warnings,
         })

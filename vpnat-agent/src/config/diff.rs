@@ -38,6 +38,8 @@ pub fn fixed(old: &Config, new: &Config) -> Vec<Fixed> {
     compare("[agent] bpffs", path(&old.pin_root), path(&new.pin_root), DETACH);
     compare("[agent] run_dir", path(&old.run_dir), path(&new.run_dir), RESTART);
     compare("[agent] metrics", old.metrics.to_string(), new.metrics.to_string(), RESTART);
+    let flow_log = |config: &Config| config.flow_log.as_ref().map_or("none".into(), |log| format!("{log:?}"));
+    compare("[flow_log]", flow_log(old), flow_log(new), RESTART);
     compare("[datapath] max_flows", old.max_flows.to_string(), new.max_flows.to_string(), RESTART);
     all
 }

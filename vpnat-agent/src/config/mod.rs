@@ -5,6 +5,7 @@
 
 mod check;
 mod diff;
+mod flow_log;
 mod issue;
 mod prefix;
 mod schema;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use vpnat_common::layout::vendor::Timeouts;
 
 pub use diff::{Fixed, diff, fixed};
+pub use flow_log::{FlowLog, FlowLogTarget};
 pub use issue::Issue;
 
 /// Where pins lie unless the configuration says otherwise.
@@ -98,6 +100,8 @@ pub struct Config {
     pub refusal_answers: u32,
     /// Flows the table can hold.
     pub max_flows: u32,
+    /// Where records of flows go, if they are wanted.
+    pub flow_log: Option<FlowLog>,
     /// Vendors, in the file's order.
     pub vendors: Vec<Vendor>,
     /// Allowed, but worth saying at every start.

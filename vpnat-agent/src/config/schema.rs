@@ -20,6 +20,8 @@ pub struct File {
     pub agent: Agent,
     /// `[datapath]`.
     pub datapath: Spanned<Datapath>,
+    /// `[flow_log]`.
+    pub flow_log: Option<Spanned<super::flow_log::Section>>,
     /// `[[vendor]]`.
     #[serde(default)]
     pub vendor: Vec<Spanned<Vendor>>,

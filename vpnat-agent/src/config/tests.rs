@@ -45,7 +45,39 @@ fn the_example_is_sound_and_says_the_defaults() {
         .lines()
         .map(|line| line.strip_prefix("#: ").unwrap_or(line))
         .fold(String::new(), |all, line| all + line + "\n");
-    assert_eq!(parse(&full).unwrap_or_else(|error| panic!("{error}")), config);
+    let full = parse(&full).unwrap_or_else(|error| panic!("{error}"));
+    let defaults = parse(&format!("[flow_log]\njson = \"stdout\"\n{}", sound(""))).unwrap().flow_log.unwrap();
+    let shown = full.flow_log.clone().expect("a flow log, which is off by default");
+    assert_eq!(FlowLog { json: defaults.json.clone(), ipfix: None, ..shown }, defaults);
+    assert_eq!(Config { flow_log: None, ..full }, config);
+}
+
+#[test]
+fn flow_log() {
+    let with = |lines: &str| format!("[flow_log]\n{lines}{}", sound(""));
+    let place = |lines: &str| parse(&with(lines)).unwrap().flow_log.unwrap().json;
+    assert_eq!(place("json = \"journal\"\n"), Some(FlowLogTarget::Journal));
+    assert_eq!(place("json = \"/var/log/x\"\n"), Some(FlowLogTarget::File("/var/log/x".into())));
+    assert_eq!(place("ipfix = \"10.0.9.9:4739\"\n"), None);
+    for (lines, words) in [
+        ("keep = 3\n", "the flow log writes nowhere: vpnat.toml:1:1: set json, ipfix or both"),
+        (
+            "json = \"flows.jsonl\"\n",
+            "`flows.jsonl` is no place for the flow log: vpnat.toml:2:8: write a file's absolute",
+        ),
+        (
+            "json = \"stdout\"\nmax_size_mb = 0\n",
+            "flow_log.max_size_mb = 0 is out of range: vpnat.toml:3:15: use 1 to",
+        ),
+        (
+            "json = \"stdout\"\nbuffer_kib = 100\n",
+            "buffer_kib = 100 is not a size that the kernel takes: vpnat.toml:3:14: use a power",
+        ),
+        ("ipfix = \"collector\"\n", "vpnat.toml:2:9"),
+    ] {
+        let text = complaint(&with(lines));
+        assert!(text.contains(words), "{text}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The programs and maps in the kernel, seen from the host.
 
 pub mod batch;
+pub mod census;
 pub mod clock;
 pub mod error;
 pub mod features;

@@ -6,6 +6,7 @@ use std::io;
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::Object;
+use vpnat_common::layout::event::EVENT_BUFFER;
 use vpnat_common::layout::names;
 
 use super::error::chain;
@@ -61,12 +62,18 @@ pub struct Sizes {
     pub flows: u32,
     /// Entries of the fragment table.
     pub fragments: u32,
+    /// Bytes of the event buffer.
+    pub events: u32,
 }
 
 impl Sizes {
     /// For `max_flows` flows: two entries each; one flow in sixteen may have a fragmented datagram in flight.
     pub fn for_flows(max_flows: u32) -> Self {
-        Self { flows: max_flows.saturating_mul(2), fragments: (max_flows / 16).max(1024) }
+        Self {
+            flows: max_flows.saturating_mul(2),
+            fragments: (max_flows / 16).max(1024),
+            events: EVENT_BUFFER,
+        }
     }
 }
 
@@ -102,7 +109,7 @@ pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Pinned, Error> {
                 info.max_entries(),
                 wanted.flows
             );
-            sizes = Sizes::for_flows(info.max_entries() / 2);
+            sizes = Sizes { events: wanted.events, ..Sizes::for_flows(info.max_entries() / 2) };
         }
     }
     let mut renew = false;
@@ -113,6 +120,7 @@ pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Pinned, Error> {
         let entries = match name {
             names::FLOWS => sizes.flows,
             names::FRAGMENTS => sizes.fragments,
+            names::EVENTS => sizes.events,
             _ => declared.max_entries(),
         };
         let expected = Shape {
@@ -198,7 +206,12 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
         }
     }
     let size = |name| Ok::<_, Error>(pinned(name)?.map_or(0, |info| info.max_entries()));
-    if check_pinned(pins, Sizes { flows: size(names::FLOWS)?, fragments: size(names::FRAGMENTS)? })?.renew {
+    let sizes = Sizes {
+        flows: size(names::FLOWS)?,
+        fragments: size(names::FRAGMENTS)?,
+        events: size(names::EVENTS)?,
+    };
+    if check_pinned(pins, sizes)?.renew {
         return Err(Error::OtherBuild { path: pins.maps() });
     }
     let multiplier = clock::multiplier(tick_rate(stop)?);
@@ -240,7 +253,8 @@ fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &
     loader
         .override_global(CLOCK_MULTIPLIER, &multiplier, true)
         .map_max_entries(names::FLOWS, sizes.flows)
-        .map_max_entries(names::FRAGMENTS, sizes.fragments);
+        .map_max_entries(names::FRAGMENTS, sizes.fragments)
+        .map_max_entries(names::EVENTS, sizes.events);
     for name in names::ALL {
         loader.map_pin_path(name, pins.map(name));
     }

@@ -14,6 +14,7 @@ use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey};
 use vpnat_common::layout::user::FlowEntryBytes;
 
 use super::Error;
+use super::census::{Census, FlowClass, PortUse};
 use super::clock;
 use super::flows::walk_error;
 use super::maps::Table;
@@ -32,9 +33,6 @@ const REST: u32 = 100;
 /// An inbound entry this long expired may have lost its other half, which otherwise speaks for both.
 const ORPHAN_AFTER: u32 = 30;
 
-/// What a flow is counted by: vendor slot, protocol, state.
-pub type FlowClass = (u8, u8, &'static str);
-
 /// What the last walk saw.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -48,6 +46,8 @@ pub struct Report {
     pub flows: BTreeMap<FlowClass, u64>,
     /// Vendor slots that entries name.
     pub slots: BTreeSet<u8>,
+    /// How far ports are used up.
+    pub ports: Vec<PortUse>,
     /// Entries removed since the agent started.
     pub removed: u64,
     /// Processor time of the walk.
@@ -131,6 +131,7 @@ impl Work {
     /// One walk; false if it was told to stop.
     fn cycle(&self, report: &SharedReport, rest: &impl Fn(Duration) -> bool) -> Result<bool, Error> {
         let mut seen = Report { capacity: self.table.capacity.into(), ..Report::default() };
+        let mut census = Census::default();
         let mut walk = self.table.walk::<FlowKey, FlowEntryBytes>(SLICE);
         let mut now = clock::now(&self.clock)?;
         let mut asked = Instant::now();
@@ -153,10 +154,7 @@ impl Work {
                         }
                         seen.entries += 1;
                         seen.slots.insert(entry.vendor);
-                        if entry.direction == Direction::Outbound {
-                            let class = (entry.vendor, key.protocol, entry.phase.name());
-                            *seen.flows.entry(class).or_default() += 1;
-                        }
+                        census.add(key, &entry);
                     }
                     // The kernel decides what becomes of an entry that contradicts itself.
                     None => ended.push(*key),
@@ -177,6 +175,7 @@ impl Work {
                 return Ok(false);
             }
         }
+        (seen.ports, seen.flows) = (census.port_use(), census.flows);
         let mut report = lock(report);
         seen.cycles = report.cycles + 1;
         seen.removed += report.removed;

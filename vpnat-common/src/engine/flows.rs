@@ -12,6 +12,7 @@ use crate::checksum;
 use crate::flow_ref::{FlowRef, Rewrite};
 use crate::layout::MAX_EGRESS_PER_VENDOR;
 use crate::layout::clock::Moment;
+use crate::layout::event::Cause;
 use crate::layout::flow::{Direction, FlowEntry, FlowKey, sent};
 use crate::layout::pool::PoolKey;
 use crate::layout::vendor::VendorPolicy;
@@ -66,11 +67,94 @@ pub fn egress_address(policy: &VendorPolicy, inside: Ip4) -> Ip4 {
 pub enum When {
     /// It has been over for so many seconds.
     OverFor(u32),
-    /// Now: it may not go on.
-    Now,
+    /// Now, and why: it may not go on.
+    Now(Cause),
 }
 
-/// Removes the flow of `entry`; true if this caller removed it. It lives as long as either half's timer runs.
+/// An entry and its other half, found together, with their timers. These are read once: what was judged is what must still
+/// be there when the flow is claimed.
+pub struct Pair<'a> {
+    direction: Direction,
+    entry: FlowRef<'a>,
+    own_timer: Moment,
+    other_key: FlowKey,
+    /// A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
+    other: Option<FlowRef<'a>>,
+    other_timer: Moment,
+}
+
+impl<'a> Pair<'a> {
+    /// The pair of the `entry` of `key`.
+    #[inline(always)]
+    pub fn find<T: Tables>(
+        tables: &'a T,
+        key: &FlowKey,
+        direction: Direction,
+        entry: &FlowRef<'a>,
+        rewrite: &Rewrite,
+    ) -> Self {
+        let other_key = pair_key(key, direction, rewrite);
+        let other = pair_of(tables, key, direction, &other_key);
+        let own_timer = entry.expires();
+        let other_timer = match &other {
+            Some(other) => other.expires(),
+            None => GONE,
+        };
+        Self { direction, entry: *entry, own_timer, other_key, other, other_timer }
+    }
+
+    /// Whether both timers ended `grace` seconds ago, since a flow lives as long as either half's timer runs, and nobody is
+    /// removing it yet.
+    #[inline(always)]
+    pub fn is_over(&self, now: Moment, grace: u32) -> bool {
+        self.deciding_timer() != GONE
+            && !runs(self.own_timer, now, grace)
+            && !runs(self.other_timer, now, grace)
+    }
+
+    /// The timer by which the flow is claimed: the outbound half decides who removes; an inbound half alone decides for itself.
+    #[inline(always)]
+    const fn deciding_timer(&self) -> Moment {
+        match (self.direction, &self.other) {
+            (Direction::Inbound, Some(_)) => self.other_timer,
+            _ => self.own_timer,
+        }
+    }
+
+    /// The other half, if there is one, and its timer.
+    #[inline(always)]
+    pub fn other(&self) -> Option<(FlowRef<'a>, Moment)> {
+        self.other.map(|other| (other, self.other_timer))
+    }
+
+    /// Removes the flow, found under `key`; true if this caller removed it.
+    #[inline(always)]
+    pub fn remove<T: Tables>(&self, tables: &T, key: &FlowKey, cause: Cause) -> bool {
+        let timer = self.deciding_timer();
+        let claimed = timer != GONE
+            && match (self.direction, &self.other) {
+                (Direction::Inbound, Some(outbound)) => outbound.claim(timer, GONE),
+                _ => self.entry.claim(timer, GONE),
+            };
+        if claimed {
+            tables.flow_ended(key, &self.entry, self.other, cause);
+            if self.other.is_some() {
+                tables.remove_flow(&self.other_key);
+            }
+            tables.remove_flow(key);
+            release_port(
+                tables,
+                match self.direction {
+                    Direction::Outbound => &self.other_key,
+                    Direction::Inbound => key,
+                },
+            );
+        }
+        claimed
+    }
+}
+
+/// Removes the flow of `entry`; true if this caller removed it.
 #[inline(always)]
 pub fn remove<T: Tables>(
     tables: &T,
@@ -81,44 +165,11 @@ pub fn remove<T: Tables>(
     rewrite: &Rewrite,
     when: When,
 ) -> bool {
-    // Read once: what was judged is what must still be there when it is claimed.
-    let own_timer = entry.expires();
-    if let When::OverFor(grace) = when
-        && runs(own_timer, now, grace)
-    {
-        return false;
+    let pair = Pair::find(tables, key, direction, entry, rewrite);
+    match when {
+        When::OverFor(grace) => pair.is_over(now, grace) && pair.remove(tables, key, Cause::Expired),
+        When::Now(cause) => pair.remove(tables, key, cause),
     }
-    let other_key = pair_key(key, direction, rewrite);
-    // A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
-    let other = pair_of(tables, key, direction, &other_key);
-    let other_timer = match &other {
-        Some(other) => other.expires(),
-        None => GONE,
-    };
-    if let When::OverFor(grace) = when
-        && runs(other_timer, now, grace)
-    {
-        return false;
-    }
-    // The outbound half decides who removes; an inbound half alone decides for itself.
-    let claimed = match (direction, &other) {
-        (Direction::Inbound, Some(outbound)) => other_timer != GONE && outbound.claim(other_timer, GONE),
-        _ => own_timer != GONE && entry.claim(own_timer, GONE),
-    };
-    if claimed {
-        if other.is_some() {
-            tables.remove_flow(&other_key);
-        }
-        tables.remove_flow(key);
-        release_port(
-            tables,
-            match direction {
-                Direction::Outbound => &other_key,
-                Direction::Inbound => key,
-            },
-        );
-    }
-    claimed
 }
 
 /// Takes note that the port of the inbound key `inbound`, whose entry is gone from the table, is free. After the
@@ -177,12 +228,6 @@ pub fn port_of<T: Tables, P: Packet>(tables: &T, packet: &P) -> Port {
     }
 }
 
-/// The outbound half of the flow whose inbound half, with the key `inbound`, translates to `to`.
-#[inline(always)]
-pub fn outbound_of<'a, T: Tables>(tables: &'a T, inbound: &FlowKey, to: &Rewrite) -> Option<FlowRef<'a>> {
-    pair_of(tables, inbound, Direction::Inbound, &outbound_key(inbound, to.addr, to.port))
-}
-
 /// What a look at a flow's timers found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Renewal {
@@ -215,6 +260,7 @@ pub fn renew<T: Tables>(
     match &other {
         Some(other) if !is_pair(key, direction, &other_key, other) => {
             // The other half is another flow's: this one is a leftover.
+            tables.flow_ended(key, entry, None, Cause::Leftover);
             tables.remove_flow(key);
             if matches!(direction, Direction::Inbound) {
                 release_port(tables, key);
@@ -232,7 +278,7 @@ pub fn renew<T: Tables>(
     // An address that the configuration has taken away is a wrong source from then on.
     let may_go_on = policy.egress.iter().take(policy.egress_count as usize).any(|has| *has == egress);
     if !alive || !may_go_on {
-        let when = if may_go_on { When::OverFor(0) } else { When::Now };
+        let when = if may_go_on { When::OverFor(0) } else { When::Now(Cause::Policy) };
         let removed = remove(tables, clock.now, key, direction, entry, rewrite, when);
         return if removed { Renewal::Over } else { Renewal::Invalid };
     }
@@ -290,10 +336,13 @@ fn complete_pair<T: Tables>(
     !matches!(tables.insert_flow(&other_key, &half), Err(Refused::Full))
 }
 
-/// Removes the flow of `key`, of either direction, if it is over or only half there and nobody uses it.
-/// For the sweep: safe on a key from an old snapshot. Returns how many entries went.
+/// When the sweep may remove a flow: nobody uses it any more.
+pub const SWEPT: When = When::OverFor(GRACE_S);
+
+/// Removes the flow of `key`, of either direction, at its time or now. For the sweep ([`SWEPT`]) and for operators: safe on
+/// a key from an old snapshot. Returns how many entries went.
 #[inline(always)]
-pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
+pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey, when: When) -> u32 {
     let Some(entry) = tables.flow(key) else { return 0 };
     let Some(direction) = entry.direction() else {
         tables.remove_flow(key);
@@ -306,7 +355,6 @@ pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
     let had_pair = tables
         .flow(&pair_key(key, direction, &rewrite))
         .is_some_and(|other| is_pair(key, direction, &pair_key(key, direction, &rewrite), &other));
-    let when = When::OverFor(GRACE_S);
     let removed = remove(tables, clock.now, key, direction, &entry, &rewrite, when);
     removed as u32 * (1 + had_pair as u32)
 }

@@ -1,18 +1,20 @@
 //! A flow being made: the search for its port, and both entries.
 
 use super::Clock;
-use super::flows::{GRACE_S, When, inbound_key, outbound_of, release_port, remove};
+use super::flows::{GONE, GRACE_S, Pair, inbound_key, release_port};
 use super::tables::{Refused, Round, Tables};
 use crate::addr::{Ip4, Port};
 use crate::checksum;
 use crate::flow_ref::{FlowRef, Rewrite};
+use crate::layout::clock::Moment;
+use crate::layout::event::Cause;
 use crate::layout::flow::{Direction, FlowKey, Phase};
 use crate::layout::outcome::Outcome;
 use crate::layout::pool::PoolKey;
 use crate::layout::recycling::SetKey;
 use crate::layout::vendor::VendorPolicy;
 use crate::pool_ref::ones;
-use crate::ports::{BLIND_TRIES, POOL_TRIES, ROUNDS, Range, SAMPLE, SearchRef, stage};
+use crate::ports::{BLIND_TRIES, POOL_TRIES, RACES, ROUNDS, Range, SAMPLE, SearchRef, stage};
 use crate::recycling::{
     self, Claimant, LAST_TRIES, LIVE_COSTS, RECENT_COSTS, REST_S, SET_TRIES, SHORT_S, Syn,
 };
@@ -66,7 +68,14 @@ impl<'a, T: Tables> Opening<'a, T> {
         }
         let delta = checksum::delta32(self.egress.to_ne(), key.src.to_ne());
         self.entry.set_rewrite(Direction::Inbound, key.src, key.src_port, delta);
-        tables.repeat(ROUNDS, self);
+        for _ in 0..RACES {
+            tables.repeat(ROUNDS, self);
+            if search.victim() == 0 || take_over(tables, key, self.egress, search) {
+                break;
+            }
+            // Lost to another CPU. On from another place: taken ports stand together.
+            search.walk_from(self.range().pick(tables.random()));
+        }
         if search.port() == 0 {
             return Err(if search.no_room() != 0 { Outcome::TableFull } else { Outcome::PortsExhausted });
         }
@@ -191,34 +200,36 @@ impl<'a, T: Tables> Opening<'a, T> {
         self.search.stage() == stage::HAND && self.search.tries() == 0
     }
 
-    /// When the flow that holds the port of `reverse` may be removed for this one.
+    /// The outbound timer of the flow of `pod` that has the `port`, and the inbound half `holder`, if it is a closed
+    /// connection that gives way to this one; otherwise [`GONE`].
     #[inline(always)]
-    fn may_take(&self, reverse: &FlowKey, holder: &FlowRef<'_>, held: &Rewrite) -> When {
-        let over = When::OverFor(GRACE_S);
+    fn gives_way(&self, port: Port, pod: Ip4, holder: &FlowRef<'_>, pair: &Pair<'_>) -> Moment {
         if self.search.is_syn() == 0 {
-            return over;
+            return GONE;
         }
         let (search, timeouts, clock) = (self.search, &self.policy.timeouts, Clock::read(self.tables));
         let syn = Syn { seq: search.seq(), ts_val: search.ts_val() };
-        let Some(outbound) = outbound_of(self.tables, reverse, held) else { return over };
-        let Some(phase) = outbound.phase() else { return over };
+        // The timer was read before anything else is judged: a packet that comes meanwhile moves it on, and then it is not
+        // claimed.
+        let Some((outbound, timer)) = pair.other() else { return GONE };
+        let Some(phase) = outbound.phase() else { return GONE };
         let closed = matches!(phase, Phase::TcpBothFin | Phase::TcpTrans);
-        let same = held.addr == self.key.src;
+        let same = pod == self.key.src;
         let claimant = match (same, search.stage() == stage::HAND) {
             (true, _) => Claimant::Same,
             (false, true) => Claimant::Last,
             (false, false) => Claimant::Other,
         };
         let gives_way = recycling::gives_way(&outbound, holder, &syn, claimant);
-        let rested = clock.since_start(outbound.expires(), timeouts.of(phase)) >= REST_S;
+        let rested = clock.since_start(timer, timeouts.of(phase)) >= REST_S;
         if gives_way && rested {
-            return When::Now;
+            return timer;
         }
         let mut costs = 1;
         if search.stage() == stage::SET && same {
             let age = clock.now.seconds.wrapping_sub(outbound.created().seconds);
             if closed || age <= SHORT_S {
-                self.keep(reverse.dst_port);
+                self.keep(port);
             }
             if gives_way || !closed {
                 costs = RECENT_COSTS;
@@ -227,7 +238,7 @@ impl<'a, T: Tables> Opening<'a, T> {
             costs = LIVE_COSTS;
         }
         search.set_tries(search.tries().saturating_sub(costs - 1));
-        over
+        GONE
     }
 
     /// Inserts the outbound half.
@@ -244,7 +255,10 @@ impl<'a, T: Tables> Opening<'a, T> {
         self.entry.set_check(key.check(Direction::Outbound));
         let reverse = inbound_key(key, self.egress, port);
         match tables.insert_scratch(key) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                tables.flow_started(key, &self.entry);
+                Ok(())
+            }
             Err(Refused::Full) => {
                 self.withdraw(&reverse);
                 Err(Outcome::TableFull)
@@ -268,6 +282,40 @@ impl<'a, T: Tables> Opening<'a, T> {
         self.tables.remove_flow(reverse);
         release_port(self.tables, reverse);
     }
+}
+
+/// Removes the flow that holds the port which the search has come upon, and inserts the inbound half, which is in the
+/// scratch entry, in its place; false if another CPU was faster. It looks again at what the search has seen.
+///
+/// Not a part of the search itself, whose rounds run deepest: to tell of a flow's end takes room on the stack.
+#[inline(never)]
+fn take_over<T: Tables>(tables: &T, key: &FlowKey, egress: Ip4, search: SearchRef<'_>) -> bool {
+    let port = Port::new(search.victim() as u16);
+    let closed = Moment::new(search.closed());
+    search.set_victim(0);
+    let reverse = inbound_key(key, egress, port);
+    // If it has gone meanwhile, the insertion tells whether the port is free.
+    if let Some(holder) = tables.flow(&reverse) {
+        let Some(held) = holder.rewrite(&reverse, Direction::Inbound) else { return false };
+        let pair = Pair::find(tables, &reverse, Direction::Inbound, &holder, &held);
+        let (may, cause) = if closed == GONE {
+            (pair.is_over(Clock::read(tables).now, GRACE_S), Cause::Expired)
+        } else {
+            (pair.other().is_some_and(|(_, timer)| timer == closed), Cause::Recycled)
+        };
+        if !may || !pair.remove(tables, &reverse, cause) {
+            return false;
+        }
+    }
+    match tables.insert_scratch(&reverse) {
+        Ok(()) => search.set_port(port.number as u32),
+        Err(Refused::Full) => {
+            search.set_no_room(1);
+            release_port(tables, &reverse);
+        }
+        Err(Refused::Exists) => return false,
+    }
+    true
 }
 
 impl<T: Tables> Round for Opening<'_, T> {
@@ -294,17 +342,13 @@ impl<T: Tables> Round for Opening<'_, T> {
                 }
                 result = Ok(());
             } else {
-                let when = self.may_take(&reverse, &holder, &held);
-                if remove(
-                    self.tables,
-                    Clock::read(self.tables).now,
-                    &reverse,
-                    Direction::Inbound,
-                    &holder,
-                    &held,
-                    when,
-                ) {
-                    result = self.tables.insert_scratch(&reverse);
+                let pair = Pair::find(self.tables, &reverse, Direction::Inbound, &holder, &held);
+                let over = pair.is_over(Clock::read(self.tables).now, GRACE_S);
+                let closed = if over { GONE } else { self.gives_way(port, held.addr, &holder, &pair) };
+                if over || closed != GONE {
+                    self.search.set_closed(closed.seconds);
+                    self.search.set_victim(port.number as u32);
+                    return true;
                 }
             }
         }

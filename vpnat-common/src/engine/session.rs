@@ -15,6 +15,7 @@ use super::{Clock, Decision, fragments, identification, mss, rewrite};
 use crate::addr::{Ip4, Port};
 use crate::flow_ref::FlowRef;
 use crate::ip_options;
+use crate::layout::event::{Kind as Exhaustion, Tally};
 use crate::layout::flow::{Direction, FlowKey, Phase, sent};
 use crate::layout::outcome::Outcome;
 use crate::layout::vendor::flag;
@@ -276,6 +277,9 @@ pub fn follow<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
     if Some(tracked.phase) != before {
         entry.set_phase(tracked.phase);
         other.set_phase(tracked.phase);
+        if (before, tracked.phase) == (Some(Phase::TcpInit), Phase::TcpEstablished) {
+            tables.tally(to.vendor, Tally::Established);
+        }
     }
     if tracked.refresh
         && let Some(policy) = tables.policy(to.vendor)
@@ -350,6 +354,9 @@ pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission:
     let mut opening = Opening::new(tables, entry, &key, admission.egress, policy, search);
     let syn = (sent == sent::SYN).then_some(Syn { seq: subject.tcp.seq, ts_val: options.ts_val });
     if let Err(outcome) = opening.take_port(admission.preferred, syn) {
+        let kind =
+            if outcome == Outcome::TableFull { Exhaustion::TableFull } else { Exhaustion::PortsExhausted };
+        tables.exhausted(kind, &key, admission.egress, vendor);
         return ends(outcome);
     }
     // Only this half's way is known. The inbound half keeps stamp 0, so that its first packet asks for one.

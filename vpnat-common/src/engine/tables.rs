@@ -7,6 +7,7 @@ use crate::flow_ref::FlowRef;
 use crate::held_ref::{HeldRef, ShareRef};
 use crate::layout::clock::{Moment, Settings};
 use crate::layout::device::Device;
+use crate::layout::event::{Cause, Kind, Tally};
 use crate::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use crate::layout::outcome::Hook;
 use crate::layout::pool::PoolKey;
@@ -205,4 +206,14 @@ pub trait Tables {
     fn count_answer(&self, sent: bool);
     /// Counts a packet of `bytes` that ended so at `hook`.
     fn count(&self, decision: Decision, hook: Hook, bytes: u32);
+    /// Counts a change of a flow of the vendor in `slot`.
+    fn tally(&self, slot: u8, tally: Tally);
+    /// A flow with the outbound `key` and the outbound half `entry` was made: counts it, and tells whoever reads events.
+    fn flow_started(&self, key: &FlowKey, entry: &FlowRef<'_>);
+    /// The flow of `entry`, found under `key`, and of its `other` half is being removed by this caller: counts it, and
+    /// tells whoever reads events.
+    fn flow_ended(&self, key: &FlowKey, entry: &FlowRef<'_>, other: Option<FlowRef<'_>>, cause: Cause);
+    /// The flow of the outbound `key` by way of `egress` was refused for lack of room: tells whoever reads events,
+    /// once in a while.
+    fn exhausted(&self, kind: Kind, key: &FlowKey, egress: Ip4, slot: u8);
 }

@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod device;
+pub mod event;
 pub mod flow;
 pub mod held;
 pub mod outcome;
@@ -63,6 +64,12 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
     /// Per-CPU array of one [`super::refusal::Answers`].
     pub const ANSWERS: &str = "ANSWERS";
+    /// Per-CPU array of `u64`, see [`super::event::Tally::index`].
+    pub const TALLIES: &str = "TALLIES";
+    /// Ring buffer of [`super::event::FlowEvent`]; its one reader is the agent.
+    pub const EVENTS: &str = "EVENTS";
+    /// Hash of [`super::event::ExhaustedKey`] to the second in which it was last noted.
+    pub const EXHAUSTED: &str = "EXHAUSTED";
 
     /// Hash of [`super::flow::FlowKey`] to [`super::flow::FlowEntry`], of a rehearsal. Not pinned.
     pub const REHEARSED: &str = "REHEARSED";
@@ -72,7 +79,7 @@ pub mod names {
     pub const REPORT: &str = "REPORT";
 
     /// All that are pinned, in the order in which the agent creates and checks them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 18] = [
         SETTINGS,
         VENDORS,
         VENDOR_PREFIXES,
@@ -83,6 +90,9 @@ pub mod names {
         XDP_DEVICES,
         COUNTERS,
         ANSWERS,
+        TALLIES,
+        EVENTS,
+        EXHAUSTED,
         FLOWS,
         FRAGMENTS,
         IDENTIFICATIONS,

@@ -6,3 +6,10 @@ pub const REAP_KEYS_AT: u32 = 16;
 
 /// Most keys per call: bounds how long one call holds its CPU.
 pub const REAP_MOST: u32 = 128;
+
+/// Offset of the byte, in that filler but behind the link-layer header, that says how: 1 removes the flows whether they are
+/// over or not.
+pub const REAP_HOW_AT: u32 = 14;
+
+/// Value of that byte.
+pub const REAP_NOW: u8 = 1;

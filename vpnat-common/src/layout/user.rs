@@ -4,6 +4,7 @@ use aya::Pod;
 
 use super::clock::{Moment, Settings};
 use super::device::{Device, XdpPort};
+use super::event::{ExhaustedKey, FlowEvent};
 use super::flow::{Direction, FlowEntry, FlowKey, FragmentKey, Phase};
 use super::outcome::Count;
 use super::pool::{PoolKey, PortPool};
@@ -25,7 +26,9 @@ pod!(
     Count,
     Device,
     EgressAddress,
+    ExhaustedKey,
     FlowEntryBytes,
+    FlowEvent,
     FlowKey,
     FragmentKey,
     Ip4,

@@ -12,6 +12,7 @@ use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::{Device, role};
+use vpnat_common::layout::event::{Cause, FlowEvent, Kind, Tally};
 use vpnat_common::layout::flow::{
     Direction, FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS,
 };
@@ -60,6 +61,10 @@ pub struct World {
     pools: RefCell<HashMap<PoolKey, Box<UnsafeCell<PortPool>>>>,
     search: Box<UnsafeCell<Search>>,
     sets: RefCell<HashMap<SetKey, Box<UnsafeCell<WorkingSet>>>>,
+    /// What was told of flows.
+    pub events: RefCell<Vec<FlowEvent>>,
+    /// What was counted of them.
+    pub tallies: RefCell<Vec<Tally>>,
     /// Entries that the table takes.
     pub room: usize,
     /// The vendor's policy.
@@ -96,6 +101,8 @@ impl World {
             pools: RefCell::default(),
             search: Box::default(),
             sets: RefCell::default(),
+            events: RefCell::default(),
+            tallies: RefCell::default(),
             room: 1 << 20,
             policy,
             settings: Settings { ready: 1, ..Settings::default() },
@@ -131,6 +138,12 @@ impl World {
         // SAFETY: one thread uses the entry, by copies only.
         let entry = unsafe { *flows.get(&key).expect("an inbound half").get() };
         Ipv4Addr::from(entry.new_addr.octets)
+    }
+
+    fn told(&self, fill: impl FnOnce(&mut FlowEvent)) {
+        let mut event = FlowEvent::default();
+        fill(&mut event);
+        self.events.borrow_mut().push(event);
     }
 
     fn insert(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Refused> {
@@ -309,6 +322,22 @@ impl Tables for World {
     fn count_answer(&self, _: bool) {}
 
     fn count(&self, _: Decision, _: Hook, _: u32) {}
+
+    fn tally(&self, _: u8, tally: Tally) {
+        self.tallies.borrow_mut().push(tally);
+    }
+
+    fn flow_started(&self, key: &FlowKey, entry: &FlowRef<'_>) {
+        self.told(|event| event.fill_started(key, entry));
+    }
+
+    fn flow_ended(&self, key: &FlowKey, entry: &FlowRef<'_>, other: Option<FlowRef<'_>>, cause: Cause) {
+        self.told(|event| event.fill_ended(key, entry, other, cause));
+    }
+
+    fn exhausted(&self, kind: Kind, key: &FlowKey, egress: Ip4, slot: u8) {
+        self.told(|event| event.fill(kind, key, egress, Port::new(0), slot));
+    }
 }
 
 /// The key of a packet of `protocol` from `source` to `destination`.

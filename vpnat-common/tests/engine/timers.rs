@@ -64,7 +64,7 @@ fn the_sweep_takes_what_is_over() {
             let mut gone = None;
             for second in 0..timer + 60 {
                 let clock = Clock::read(&world);
-                let removed = flows::reap(&world, &clock, &own);
+                let removed = flows::reap(&world, &clock, &own, flows::SWEPT);
                 world.settle();
                 if removed != 0 {
                     gone = Some((second, removed, world.entries()));
