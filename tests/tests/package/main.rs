@@ -73,7 +73,7 @@ fn install_start_upgrade_remove_purge() {
     assert!(going(), "before");
     let mut before = machine.main_pid("vpnat");
     for (what, line) in [
-        ("a crash", "systemctl kill --signal=KILL vpnat".to_owned()),
+        ("a crash", format!("kill -KILL {before}")),
         ("a restart", "systemctl restart vpnat".to_owned()),
         ("an upgrade", format!("dpkg --install {}", name("-2_amd64.deb"))),
     ] {
