@@ -7,9 +7,11 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::netns::Namespace;
+use crate::patience::patient;
 use crate::process::{self, Background};
 use crate::sandbox::Sandbox;
 use crate::sockets::{PATIENCE, tcp_connect};
+use crate::steps::{Got, Traced};
 
 /// Where the agent answers for metrics and readiness, inside its namespace.
 pub const METRICS: std::net::SocketAddrV4 = std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9477);
@@ -142,6 +144,31 @@ impl<'a> Agent<'a> {
         agent.kill();
     }
 
+    /// Starts the agent and kills it as it enters its step number `step`, from 1; it runs on if it is ready before.
+    pub fn start_and_kill_at(&mut self, step: u32) -> Got {
+        assert!(self.running.is_none(), "the agent is running");
+        let agent = self.spawn();
+        let traced = Traced::seize(agent.pid());
+        self.running = Some(agent);
+        self.killed_at(traced, step)
+    }
+
+    /// Has the running agent read its file again and kills it as it enters step number `step` of that, from 1; it runs on
+    /// if it is done before.
+    pub fn reload_and_kill_at(&mut self, step: u32) -> Got {
+        let traced = Traced::seize(self.pid().expect("the agent is running"));
+        self.signal_unseen(nix::sys::signal::Signal::SIGHUP);
+        self.killed_at(traced, step)
+    }
+
+    fn killed_at(&mut self, traced: Traced, step: u32) -> Got {
+        let got = traced.run_to(step);
+        if matches!(got, Got::Killed(_)) {
+            self.kill9();
+        }
+        got
+    }
+
     /// Starts it by way of another program, which executes the rest of its arguments.
     pub fn run_under(&mut self, words: &[&str]) {
         self.prefix = words.iter().map(|word| (*word).to_owned()).collect();
@@ -171,8 +198,9 @@ impl<'a> Agent<'a> {
                 panic!("vpnat run ended ({status}) before it was ready:\n{}", agent.last_words());
             }
             assert!(
-                start.elapsed() < READY_WITHIN,
-                "vpnat run is not ready after {READY_WITHIN:?}:\n{}",
+                start.elapsed() < patient(READY_WITHIN),
+                "vpnat run is not ready after {:?}:\n{}",
+                start.elapsed(),
                 agent.last_words()
             );
             std::thread::sleep(Duration::from_millis(5));
@@ -210,6 +238,12 @@ impl<'a> Agent<'a> {
         })
     }
 
+    /// Sends a signal without a look at whether the agent still runs, which would take a stop from who traces it.
+    fn signal_unseen(&self, signal: nix::sys::signal::Signal) {
+        let pid = self.pid().expect("the agent is running") as i32;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("a signal");
+    }
+
     /// Sends a signal to the running agent.
     pub fn signal(&mut self, signal: nix::sys::signal::Signal) {
         self.running.as_mut().expect("the agent is running").signal(signal);
@@ -237,6 +271,13 @@ impl<'a> Agent<'a> {
         let mut command = self.ns.command(&self.binary.to_string_lossy());
         command.args(words.split_whitespace()).arg("--config").arg(&self.file);
         process::output(command)
+    }
+
+    /// Runs a verb that goes on, likewise.
+    pub fn background(&self, words: &str) -> Background {
+        let mut command = self.ns.command(&self.binary.to_string_lossy());
+        command.args(words.split_whitespace()).arg("--config").arg(&self.file);
+        Background::start(&format!("vpnat {words}"), command)
     }
 
     /// Runs a verb that must succeed and returns what it printed.

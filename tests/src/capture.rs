@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::netns::Namespace;
 use crate::packet::{Packet, Sums, WrongChecksum};
+use crate::patience::patient;
 
 /// How much of a packet is kept. Checksums are verified over all of it before it is cut.
 const KEPT: usize = 192;
@@ -109,6 +110,16 @@ impl Capture {
         self.shared.packets.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// Lets `look` see what has passed so far, without a copy.
+    pub fn look<T>(&self, look: impl FnOnce(&[Captured]) -> T) -> T {
+        look(&self.shared.packets.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Forgets what has passed so far.
+    pub fn forget(&self) {
+        self.shared.packets.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    }
+
     /// How many packets have passed so far.
     pub fn count(&self) -> usize {
         self.shared.packets.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len()
@@ -119,11 +130,11 @@ impl Capture {
         self.packets().into_iter().filter(matches).collect()
     }
 
-    /// Waits until no packet has come for 50 ms, two seconds at most.
+    /// Waits until no packet has come for 50 ms, two seconds at most ([`patient`]).
     pub fn settle(&self) {
         let mut before = self.count();
         for _ in 0..40 {
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(patient(Duration::from_millis(50)));
             let now = self.count();
             if now == before {
                 return;

@@ -2,7 +2,10 @@
 //! NAT instance, and by the instance itself.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use crate::flag::Flag;
 use crate::packet::{self, GRE, UDP};
 use crate::raw::RawSender;
 
@@ -107,4 +110,32 @@ pub fn every_kind(raw: &RawSender, source: Ipv4Addr, vendor: Ipv4Addr, port: u16
     tried.protocols = 8;
     tried.options = 4;
     tried
+}
+
+/// Sends every kind of packet to `vendor` from each sender, in the name of the address beside it, again and again while
+/// `work` is under way; how many packets that were.
+pub fn every_kind_during(
+    senders: &[(RawSender, Ipv4Addr)],
+    vendor: Ipv4Addr,
+    port: u16,
+    work: impl FnOnce(),
+) -> u64 {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut packets = 0;
+            while !done.load(Ordering::Relaxed) {
+                for (raw, source) in senders {
+                    packets += every_kind(raw, *source, vendor, port).packets;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            packets
+        });
+        // Raised also if the work panics.
+        let flag = Flag(&done);
+        work();
+        drop(flag);
+        sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }

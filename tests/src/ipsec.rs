@@ -1,7 +1,9 @@
-//! IPsec with IKEv2 as a site-to-site VPN speaks it: strongSwan, with ESP in user space (kernel-libipsec).
+//! IPsec with IKEv2 as a site-to-site VPN speaks it: strongSwan, with ESP in user space (kernel-libipsec) or the
+//! kernel's own.
 //!
-//! Each side is a charon of its own, with its configuration and its control socket in the lab's folder. The
-//! tunnel appears as the TUN device `ipsec0`, MTU 1400, with its route in table 220.
+//! Each side is a charon of its own, with its configuration and its control socket in the lab's folder. In user space
+//! the tunnel appears as the TUN device `ipsec0`, MTU 1400, with its route in table 220. With the kernel's ESP it is
+//! an XFRM interface, which is made beforehand ([`interface`]).
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,36 @@ use crate::process::{self, Background};
 
 /// The tunnel's device in both namespaces.
 pub const DEVICE: &str = "ipsec0";
+
+/// The XFRM interface in both namespaces, with the kernel's ESP.
+pub const INTERFACE: &str = "xfrm0";
+
+/// What ties policies to the XFRM interface.
+const IF_ID: u32 = 42;
+
+/// What encrypts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Esp {
+    /// The daemon.
+    User,
+    /// The kernel.
+    Kernel,
+}
+
+/// Makes the XFRM interface, with its route. The MTU is user space's: what is larger would not fit the underlay.
+pub fn interface(ns: &Namespace, route: &str) {
+    ns.ip(&format!(
+        "link add {INTERFACE} type xfrm if_id {IF_ID}
+         link set {INTERFACE} mtu 1400 up
+         route add {route} dev {INTERFACE}"
+    ));
+}
+
+/// Lets packets that came through the tunnel on to the pods, as `docs/setups.md` tells the operator: the policies of the
+/// tunnel know the egress address only, and the kernel looks at a reply once it has the pod's address again.
+pub fn let_replies_on(ns: &Namespace, from: &str, to: &str) {
+    ns.ip(&format!("xfrm policy add src {from} dst {to} dir fwd if_id {IF_ID} tmpl proto esp mode tunnel"));
+}
 
 /// One end of the tunnel.
 #[derive(Clone, Debug)]
@@ -26,6 +58,7 @@ pub struct End {
 /// One running IKE daemon.
 pub struct Charon<'a> {
     ns: &'a Namespace,
+    esp: Esp,
     socket: String,
     settings: PathBuf,
     daemon: Background,
@@ -34,16 +67,16 @@ pub struct Charon<'a> {
 impl<'a> Charon<'a> {
     /// Starts the daemon and loads the connection. The side that `initiates` connects at once, and again
     /// whenever the tunnel is lost; the other must have been started before.
-    pub fn start(ns: &'a Namespace, dir: &Path, here: &End, there: &End, initiates: bool) -> Self {
+    pub fn start(ns: &'a Namespace, dir: &Path, esp: Esp, here: &End, there: &End, initiates: bool) -> Self {
         let dir = dir.join(format!("ipsec-{}", ns.name()));
         std::fs::create_dir_all(&dir).expect("a folder for the IKE daemon");
         let socket = dir.join("vici");
         // A daemon that was killed leaves its socket behind.
         let _ = std::fs::remove_file(&socket);
         let settings = dir.join("strongswan.conf");
-        std::fs::write(&settings, daemon_settings(&socket)).expect("the IKE daemon's settings");
+        std::fs::write(&settings, daemon_settings(&socket, esp)).expect("the IKE daemon's settings");
         let connection = dir.join("swanctl.conf");
-        std::fs::write(&connection, connection_settings(here, there, initiates))
+        std::fs::write(&connection, connection_settings(esp, here, there, initiates))
             .expect("the connection's settings");
 
         let mut command = ns.command("charon-systemd");
@@ -55,7 +88,7 @@ impl<'a> Charon<'a> {
             }
             socket.exists()
         });
-        let charon = Self { ns, socket: format!("unix://{}", socket.display()), settings, daemon };
+        let charon = Self { ns, esp, socket: format!("unix://{}", socket.display()), settings, daemon };
         let loaded = charon.swanctl(&["--load-all", "--file", &connection.to_string_lossy()]);
         assert!(loaded.status.success(), "swanctl: {}", String::from_utf8_lossy(&loaded.stderr));
         charon
@@ -68,8 +101,12 @@ impl<'a> Charon<'a> {
         process::output(command)
     }
 
-    /// Waits until the tunnel is up: its device is there and the route through it.
+    /// Waits until the tunnel is up: its device is there and the route through it, or the kernel has its keys.
     pub fn wait_for_tunnel(&self) {
+        if self.esp == Esp::Kernel {
+            let up = || self.associations().contains("INSTALLED");
+            return process::wait_until("the IPsec tunnel", Duration::from_secs(20), up);
+        }
         process::wait_until("the IPsec tunnel", Duration::from_secs(20), || {
             self.ns.ifindex(DEVICE).is_some()
                 && self
@@ -102,16 +139,19 @@ impl<'a> Charon<'a> {
     }
 }
 
-fn daemon_settings(socket: &Path) -> String {
+fn daemon_settings(socket: &Path, esp: Esp) -> String {
+    // In the kernel the routes are the interface's own.
+    let (plugin, user) = if esp == Esp::User { ("kernel-libipsec ", "yes") } else { ("", "no") };
     format!(
         "charon-systemd {{
-  load = random nonce aes aesni sha2 hmac kdf gcm openssl drbg kernel-libipsec kernel-netlink socket-default vici updown counters
+  load = random nonce aes aesni sha2 hmac kdf gcm openssl drbg {plugin}kernel-netlink socket-default vici updown counters
+  install_routes = {user}
   plugins {{
     vici {{
       socket = unix://{}
     }}
     kernel-libipsec {{
-      load = yes
+      load = {user}
     }}
   }}
 }}
@@ -124,8 +164,12 @@ swanctl {{
 }
 
 /// Proposals and timers as AWS site-to-site VPN uses them.
-fn connection_settings(here: &End, there: &End, initiates: bool) -> String {
+fn connection_settings(esp: Esp, here: &End, there: &End, initiates: bool) -> String {
     let start = if initiates { "start" } else { "none" };
+    let interface = match esp {
+        Esp::User => String::new(),
+        Esp::Kernel => format!("\n        if_id_in = {IF_ID}\n        if_id_out = {IF_ID}"),
+    };
     format!(
         "connections {{
   vendor {{
@@ -152,7 +196,7 @@ fn connection_settings(here: &End, there: &End, initiates: bool) -> String {
         esp_proposals = aes256gcm16-ecp384
         rekey_time = 3600s
         start_action = {start}
-        dpd_action = restart
+        dpd_action = restart{interface}
       }}
     }}
   }}

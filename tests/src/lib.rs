@@ -8,10 +8,12 @@
 //! set up is a failed test.
 
 pub mod agent;
+pub mod amiss;
 pub mod bench;
 pub mod capture;
 pub mod crowd;
 pub mod demo;
+pub mod flag;
 pub mod hostile;
 pub mod ipsec;
 pub mod link;
@@ -19,12 +21,14 @@ pub mod long;
 pub mod machine;
 pub mod netns;
 pub mod packet;
+pub mod patience;
 pub mod pod;
 pub mod process;
 pub mod raw;
 pub mod sandbox;
 pub mod short;
 pub mod sockets;
+pub mod steps;
 pub mod topology;
 pub mod tun;
 pub mod vendor;

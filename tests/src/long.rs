@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use crate::packet;
+use crate::patience::patient;
 use crate::pod::Pod;
-use crate::sockets::{icmp, lost_segments, readable, tcp_connect};
+use crate::sockets::{all_acknowledged, icmp, lost_segments, readable, tcp_connect};
 use crate::vendor::{self, pattern};
 
 /// How long the last answer may take after the last request.
@@ -38,10 +41,10 @@ impl<T: Send + 'static> Task<T> {
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Waits for `more` units of work beyond what is done now, ten seconds at most.
+    /// Waits for `more` units of work beyond what is done now, ten seconds at most ([`patient`]).
     fn wait_for(&self, more: u64) -> bool {
         let target = self.done.load(Ordering::Relaxed) + more;
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + patient(Duration::from_secs(10));
         while self.done.load(Ordering::Relaxed) < target && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -113,7 +116,7 @@ fn ping(
         let now = Instant::now();
         if stop.load(Ordering::Relaxed) {
             let since = *last.get_or_insert(now);
-            if received == sent || now - since > LAST_ANSWER {
+            if received == sent || now - since > patient(LAST_ANSWER) {
                 return PingerReport { sent, received };
             }
         } else if now >= next {
@@ -214,11 +217,16 @@ pub struct UploadReport {
 /// Bytes after which a connection has learnt how large a segment may be, from losing some that were larger.
 const PATH_MTU_KNOWN: u64 = 1 << 17;
 
+/// The most that is sent and not acknowledged, as the kernel accounts for it: memory, about twice the payload.
+const IN_FLIGHT: usize = 64 << 10;
+
 impl Upload {
-    /// Connects from `port` to the vendor's sink and sends blocks of 16 KiB with `pause` in between.
+    /// Connects from `port` to the vendor's sink and sends blocks of 16 KiB with `pause` in between. No more is under way at a
+    /// time than the queue of a veth device takes from XDP (256 frames).
     pub fn start(pod: &Pod, port: u16, to: Ipv4Addr, pause: Duration) -> io::Result<Self> {
         let patience = Duration::from_secs(10);
         let mut stream = pod.ns.enter(|| tcp_connect(port, SocketAddrV4::new(to, vendor::SINK), patience))?;
+        SockRef::from(&stream).set_send_buffer_size(IN_FLIGHT)?;
         Ok(Self(Task::start(pod, move |stop, done| {
             let mut block = vec![0; 16384];
             let (mut sent, mut lost_at_first) = (0, 0);
@@ -232,10 +240,13 @@ impl Upload {
                     lost_at_first = lost_segments(&stream);
                 }
             }
+            if !all_acknowledged(&stream) {
+                return Err(io::Error::other("segments stay unacknowledged"));
+            }
+            let lost = lost_segments(&stream) - lost_at_first;
             stream.shutdown(Shutdown::Write)?;
             let mut right = [0; 8];
             stream.read_exact(&mut right)?;
-            let lost = lost_segments(&stream) - lost_at_first;
             Ok(UploadReport { sent, right: u64::from_be_bytes(right), lost })
         })))
     }

@@ -34,6 +34,9 @@ impl Namespace {
         // Neither IPv6 chatter nor address detection delays belong in the captures.
         namespace.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
         namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
+        // What comes twice is reported each time it comes: [`crate::sockets::lost_segments`] counts on it. Since 6.7 a kernel answers
+        // a socket's backlog once, and the last report in it takes the place of the others.
+        namespace.sysctl_if_known("net.ipv4.tcp_backlog_ack_defer", "0");
         namespace.ip("link set lo up");
         namespace
     }
@@ -121,6 +124,13 @@ impl Namespace {
         self.enter(|| {
             std::fs::write(&path, value).unwrap_or_else(|error| panic!("sysctl {key}={value}: {error}"));
         });
+    }
+
+    /// The same, unless the kernel has no such sysctl.
+    pub fn sysctl_if_known(&self, key: &str, value: &str) {
+        if self.enter(|| Path::new("/proc/sys").join(key.replace('.', "/")).exists()) {
+            self.sysctl(key, value);
+        }
     }
 
     /// Reads a sysctl of the namespace, named with dots.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::link::Mac;
 use crate::netns::Namespace;
 use crate::packet::Packet;
+use crate::patience::patient;
 use crate::raw::RawSender;
 use crate::sockets::{PATIENCE, icmp, readable, tcp_connect, udp_connect};
 use crate::vendor;
@@ -111,7 +112,10 @@ impl Pod {
 
     /// Runs the real `ping`. `id` is the ICMP identifier.
     pub fn ping(&self, to: Ipv4Addr, count: u32, id: u16) -> PingReport {
-        let output = self.ns.try_run(&format!("ping -n -q -c {count} -i 0.01 -W 1 -e {id} {to}"));
+        let output = self.ns.try_run(&format!(
+            "ping -n -q -c {count} -i 0.01 -W {} -e {id} {to}",
+            patient(Duration::from_secs(1)).as_secs()
+        ));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let number = |before: &str| -> Option<u32> {
             text.lines().find_map(|line| line.split(before).next()?.rsplit([' ', ',']).next()?.parse().ok())
@@ -155,7 +159,7 @@ impl Pod {
 
 /// Where an ICMP error came from that quotes a UDP packet exactly as it was sent.
 fn answer_to(listener: &socket2::Socket, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Option<Ipv4Addr> {
-    let until = Instant::now() + Duration::from_secs(1);
+    let until = Instant::now() + patient(Duration::from_secs(1));
     while let Some(left) = until.checked_duration_since(Instant::now()) {
         if !readable(listener, left) {
             break;

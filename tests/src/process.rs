@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::patience::patient;
+
 /// Debian's package for each tool that the lab calls, to say what to install.
 const PACKAGES: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
@@ -19,9 +21,12 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
     ("swanctl", "strongswan-swanctl"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
+    ("tshark", "tshark"),
     ("turnserver", "coturn"),
     ("turnutils_natdiscovery", "coturn"),
     ("wg", "wireguard-tools"),
@@ -154,9 +159,9 @@ impl Background {
         }
     }
 
-    /// Waits for the end; `None` if it does not come within `limit`.
+    /// Waits for the end; `None` if it does not come within `limit` ([`patient`]).
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
-        let until = Instant::now() + limit;
+        let until = Instant::now() + patient(limit);
         while self.ended().is_none() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -211,8 +216,9 @@ fn collect(mut pipe: impl Read + Send + 'static, log: &Arc<Mutex<String>>) -> Jo
     })
 }
 
-/// Waits until `ready` holds; panics with `what` after `limit`.
+/// Waits until `ready` holds; panics with `what` after `limit` ([`patient`]).
 pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) {
+    let limit = patient(limit);
     let until = Instant::now() + limit;
     while !ready() {
         assert!(Instant::now() < until, "{what}: not within {limit:?}");

@@ -8,6 +8,7 @@ use crate::netns::Namespace;
 /// Sends IPv4 packets out of one device, byte for byte, past the sender's own stack.
 pub struct RawSender {
     socket: OwnedFd,
+    frames: OwnedFd,
     index: u32,
     next_hop: Mac,
 }
@@ -17,14 +18,16 @@ impl RawSender {
     pub fn new(namespace: &Namespace, device: &str, next_hop: Mac) -> Self {
         let index =
             namespace.ifindex(device).unwrap_or_else(|| panic!("{}: no device {device}", namespace.name()));
-        let socket = namespace.enter(|| {
-            // SAFETY: plain system call.
-            let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-            assert!(fd >= 0, "a packet socket: {}", std::io::Error::last_os_error());
-            // SAFETY: the descriptor is new and nobody else's.
-            unsafe { OwnedFd::from_raw_fd(fd) }
+        let [socket, frames] = [libc::SOCK_DGRAM, libc::SOCK_RAW].map(|kind| {
+            namespace.enter(|| {
+                // SAFETY: plain system call.
+                let fd = unsafe { libc::socket(libc::AF_PACKET, kind | libc::SOCK_CLOEXEC, 0) };
+                assert!(fd >= 0, "a packet socket: {}", std::io::Error::last_os_error());
+                // SAFETY: the descriptor is new and nobody else's.
+                unsafe { OwnedFd::from_raw_fd(fd) }
+            })
         });
-        Self { socket, index, next_hop }
+        Self { socket, frames, index, next_hop }
     }
 
     /// Gives every packet from now on a mark, as a program with the right to may.
@@ -59,6 +62,17 @@ impl RawSender {
 
     /// The same, with an EtherType of choice.
     pub fn try_send_as(&self, ether_type: u16, packet: &[u8]) -> std::io::Result<()> {
+        self.try_send_by(&self.socket, ether_type, packet)
+    }
+
+    /// A whole frame to the next hop, given from its EtherType on, under a protocol of choice: what the sender's own kernel
+    /// takes it for.
+    pub fn try_send_frame(&self, protocol: u16, frame: &[u8]) -> std::io::Result<()> {
+        let frame = [&self.next_hop, &[2, 0, 0, 0, 0, 9][..], frame].concat();
+        self.try_send_by(&self.frames, protocol, &frame)
+    }
+
+    fn try_send_by(&self, socket: &OwnedFd, ether_type: u16, packet: &[u8]) -> std::io::Result<()> {
         // SAFETY: sockaddr_ll is plain data, for which zeros are a value.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
@@ -69,7 +83,7 @@ impl RawSender {
         // SAFETY: the socket is open; both pointers come with the length of what they point to.
         let sent = unsafe {
             libc::sendto(
-                self.socket.as_raw_fd(),
+                socket.as_raw_fd(),
                 packet.as_ptr().cast(),
                 packet.len(),
                 0,

@@ -15,16 +15,18 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::agent::{Agent, Config, Vendor, Xdp};
-use crate::ipsec::{self, Charon};
+use crate::amiss::{amiss, backlog_drops, lost_between};
+use crate::ipsec::{self, Charon, Esp};
 use crate::link::{bridge, gro, mac, tx_checksum, veth};
 use crate::netns::Namespace;
 use crate::pod::Pod;
 use crate::process::wait_until;
+use crate::raw::RawSender;
 use crate::sandbox::Sandbox;
 use crate::tun::TunPair;
 use crate::vendor::VendorServer;
 use crate::watch::{Rule, Watch};
-use crate::wireguard::{self, WireGuard};
+use crate::wireguard::{self, Kind, WireGuard};
 use crate::xdp_pass::XdpPass;
 
 /// What vendor-a sees, as it should be.
@@ -44,6 +46,9 @@ pub const VPC: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 /// The vendor's own VPN gateway.
 pub const VENDOR_GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 
+/// The far end of a WireGuard tunnel: another name than the near end's, as [`wireguard::End`] says.
+const FAR_WIREGUARD: &str = "wg1";
+
 const PODS: [(&str, Ipv4Addr); 3] = [
     ("pod-a", Ipv4Addr::new(10, 0, 2, 7)),
     ("pod-b", Ipv4Addr::new(10, 0, 2, 8)),
@@ -60,16 +65,22 @@ pub enum Shape {
     SingleArm,
     /// A tunnel device without Ethernet header, not encrypted.
     Tun,
-    /// IPsec with IKEv2.
+    /// IPsec with IKEv2, with ESP in user space.
     Ipsec,
-    /// WireGuard.
+    /// WireGuard in user space.
     WireGuard,
+    /// IPsec with IKEv2, with the kernel's own ESP and an XFRM interface.
+    KernelIpsec,
+    /// The kernel's own WireGuard.
+    KernelWireGuard,
+    /// IP in IP, which the kernel does alone: no keys, no ciphers.
+    Ipip,
 }
 
 impl Shape {
     /// Whether the vendor is reached through a tunnel that ends on the NAT instance.
     pub fn is_tunnel(self) -> bool {
-        matches!(self, Self::Tun | Self::Ipsec | Self::WireGuard)
+        !matches!(self, Self::TwoArm | Self::SingleArm)
     }
 
     fn devices(self) -> (&'static str, &'static str) {
@@ -78,7 +89,9 @@ impl Shape {
             Self::SingleArm => ("eth0", "eth0"),
             Self::Tun => ("eth1", "tun0"),
             Self::Ipsec => ("eth1", ipsec::DEVICE),
-            Self::WireGuard => ("eth1", "wg0"),
+            Self::WireGuard | Self::KernelWireGuard => ("eth1", "wg0"),
+            Self::KernelIpsec => ("eth1", ipsec::INTERFACE),
+            Self::Ipip => ("eth1", "ipip1"),
         }
     }
 }
@@ -112,6 +125,7 @@ pub struct Topology<'a> {
     wireguard: Option<WireGuard>,
     charons: Option<[Charon<'a>; 2]>,
     _peer: Option<XdpPass>,
+    backlog_drops: u64,
     site: &'a Site,
 }
 
@@ -182,10 +196,31 @@ impl<'a> Topology<'a> {
             wireguard: None,
             charons: None,
             _peer: peer,
+            backlog_drops: backlog_drops(),
             site,
         };
         topology.tunnel_up();
         topology
+    }
+
+    /// Of segments that `reported` says the pods have lost on their way to the vendors, those that the vendors' kernels have not
+    /// received twice.
+    pub fn lost(&self, reported: u32) -> u64 {
+        u64::from(reported).min(lost_between(self.pods.iter().map(|pod| &pod.ns), &self.site.vendors))
+    }
+
+    fn say_what_is_amiss(&self) {
+        let site = self.site;
+        let pods = self.pods.iter().chain([&self.stranger]).map(|pod| &pod.ns);
+        let others = [&site.subnet, &site.nat, &site.vpc, &site.gateway];
+        for namespace in pods.chain(others).chain(&site.vendors) {
+            let amiss = amiss(namespace);
+            if !amiss.is_empty() {
+                eprintln!("--- {}: {amiss}", namespace.name());
+            }
+        }
+        let backlog = backlog_drops() - self.backlog_drops;
+        eprintln!("--- {backlog} packets dropped from processors' backlogs, this lab's and others'");
     }
 
     /// The configuration for this shape: both vendors where there are two.
@@ -219,6 +254,12 @@ impl<'a> Topology<'a> {
         self.shape.devices().1
     }
 
+    /// Sends from the NAT instance itself, out of its outside device.
+    pub fn raw_from_nat(&self) -> RawSender {
+        let next = if self.shape.is_tunnel() { [0; 6] } else { mac(&self.site.vpc, "nat0") };
+        RawSender::new(self.nat, self.outside_device(), next)
+    }
+
     /// Builds the tunnel of this shape and waits until it carries packets; nothing to do without one.
     pub fn tunnel_up(&mut self) {
         let site = self.site;
@@ -229,25 +270,44 @@ impl<'a> Topology<'a> {
                 site.nat.ip("link set tun0 mtu 1400 up\nroute add 192.0.2.0/24 dev tun0");
                 site.gateway.ip("link set tun0 mtu 1400 up\nroute add 10.0.1.10/31 dev tun0 src 192.0.2.1");
             }
-            Shape::WireGuard => {
+            Shape::Ipip => {
+                let device =
+                    |local, remote| format!("link add ipip1 type ipip local {local} remote {remote}");
+                site.nat.ip(&format!(
+                    "{}\nlink set ipip1 up\nroute add 192.0.2.0/24 dev ipip1",
+                    device(NAT, VENDOR_GATEWAY)
+                ));
+                site.gateway.ip(&format!(
+                    "{}\nlink set ipip1 up\nroute add {EGRESS}/32 dev ipip1 src 192.0.2.1",
+                    device(VENDOR_GATEWAY, NAT)
+                ));
+            }
+            Shape::WireGuard | Shape::KernelWireGuard => {
                 let near =
                     wireguard::End { ns: &site.nat, device: "wg0", underlay: NAT, behind: "10.0.1.10/32" };
                 let far = wireguard::End {
                     ns: &site.gateway,
-                    device: "wg1",
+                    device: FAR_WIREGUARD,
                     underlay: VENDOR_GATEWAY,
                     behind: "192.0.2.0/24",
                 };
-                self.wireguard = Some(WireGuard::start(site.sandbox.dir(), near, far));
+                let kind = if self.shape == Shape::WireGuard { Kind::User } else { Kind::Kernel };
+                self.wireguard = Some(WireGuard::start(site.sandbox.dir(), kind, near, far));
                 // Its errors, too, come from an address that the other end lets through.
-                site.gateway.ip("route replace 10.0.1.10/32 dev wg1 src 192.0.2.1");
+                site.gateway.ip(&format!("route replace 10.0.1.10/32 dev {FAR_WIREGUARD} src 192.0.2.1"));
             }
-            Shape::Ipsec => {
+            Shape::Ipsec | Shape::KernelIpsec => {
                 let dir = site.sandbox.dir();
                 let near = ipsec::End { underlay: NAT, selector: format!("{EGRESS}/32") };
                 let far = ipsec::End { underlay: VENDOR_GATEWAY, selector: "192.0.2.0/24".into() };
-                let responder = Charon::start(&site.gateway, dir, &far, &near, false);
-                let initiator = Charon::start(&site.nat, dir, &near, &far, true);
+                let esp = if self.shape == Shape::Ipsec { Esp::User } else { Esp::Kernel };
+                if esp == Esp::Kernel {
+                    ipsec::interface(&site.nat, "192.0.2.0/24");
+                    ipsec::interface(&site.gateway, &format!("{EGRESS}/32 src 192.0.2.1"));
+                    ipsec::let_replies_on(&site.nat, "192.0.2.0/24", "10.0.2.0/24");
+                }
+                let responder = Charon::start(&site.gateway, dir, esp, &far, &near, false);
+                let initiator = Charon::start(&site.nat, dir, esp, &near, &far, true);
                 initiator.wait_for_tunnel();
                 responder.wait_for_tunnel();
                 self.charons = Some([initiator, responder]);
@@ -261,6 +321,14 @@ impl<'a> Topology<'a> {
         self.wireguard = None;
         for charon in self.charons.take().into_iter().flatten() {
             charon.kill();
+        }
+        // What the kernel itself carries stays when nobody runs it.
+        if matches!(self.shape, Shape::KernelIpsec | Shape::KernelWireGuard | Shape::Ipip) {
+            let near = self.outside_device();
+            let far = if self.shape == Shape::KernelWireGuard { FAR_WIREGUARD } else { near };
+            for (ns, device) in [(&self.site.nat, near), (&self.site.gateway, far)] {
+                ns.ip(&format!("link del {device}\nxfrm state flush\nxfrm policy flush"));
+            }
         }
         // A process that another thread is just starting holds the descriptors until it executes.
         let (site, device) = (self.site, self.outside_device());
@@ -302,8 +370,10 @@ impl<'a> Topology<'a> {
 
 impl Drop for Topology<'_> {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.watch.check();
+        if std::thread::panicking() {
+            self.say_what_is_amiss();
+        } else {
+            self.watch.conclude();
         }
     }
 }
@@ -366,7 +436,7 @@ fn outside(site: &Site, shape: Shape) {
              route add 192.0.2.0/24 via {NAT} table 100
              route add 198.51.100.0/24 via {NAT} table 100"
         )),
-        Shape::Tun | Shape::Ipsec | Shape::WireGuard => {
+        _ => {
             veth((&site.vpc, "wan0"), (&site.gateway, "eth0"));
             site.vpc.ip(&format!("addr add 203.0.113.1/24 dev wan0\nroute add 10.0.2.0/23 via {NAT}"));
             site.gateway

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::netns::Namespace;
+use crate::patience::patient;
 use crate::sockets::readable;
 
 /// HTTP.
@@ -124,8 +125,8 @@ fn accept(listener: &TcpListener, serve: fn(TcpStream, SocketAddrV4, &Shared), s
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
             let _ = stream.set_nodelay(true);
-            let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
-            let _ = stream.set_write_timeout(Some(Duration::from_secs(30)));
+            let _ = stream.set_read_timeout(Some(patient(Duration::from_secs(30))));
+            let _ = stream.set_write_timeout(Some(patient(Duration::from_secs(30))));
             serve(stream, peer, &shared);
         });
     }

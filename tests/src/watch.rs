@@ -33,9 +33,13 @@ pub enum Rule {
 impl Rule {
     /// Why the packet may not pass, if it may not.
     fn broken_by(self, packet: &Captured) -> Option<String> {
-        // What a pod sends is its own affair, also where it passes on its way to the instance (single-arm): some send
-        // broken packets on purpose.
-        let own = matches!(self, Self::AtPod { .. } | Self::FromNat { .. }) && packet.way == Way::Out;
+        // What a pod sends is its own affair, also where it passes on its way to the instance (single-arm), or where a
+        // switch floods it: some send broken packets on purpose.
+        let own = match self {
+            Self::AtPod { address } => packet.way == Way::Out || packet.is(|ip| ip.destination() != address),
+            Self::FromNat { .. } => packet.way == Way::Out,
+            Self::AtVendor { .. } => false,
+        };
         if let (Err(wrong), false) = (&packet.checksums, own) {
             return Some(wrong.to_string());
         }
@@ -117,6 +121,21 @@ impl Watch {
         }
     }
 
+    /// Forgets what has passed so far: from now on the rules hold.
+    pub fn begin(&self) {
+        for (capture, _) in &self.captures {
+            capture.forget();
+        }
+    }
+
+    /// How many packets all captures hold, and how many of them came to a vendor.
+    pub fn counts(&self) -> (usize, usize) {
+        let came = |packets: &[Captured]| packets.iter().filter(|packet| packet.way == Way::In).count();
+        let vendors =
+            self.captures.iter().filter(|(_, rule)| matches!(rule, Rule::AtVendor { .. })).map(|(c, _)| c);
+        (self.captures.iter().map(|(c, _)| c.count()).sum(), vendors.map(|c| c.look(came)).sum())
+    }
+
     /// Every broken rule so far, in words.
     pub fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
@@ -126,18 +145,31 @@ impl Watch {
             if lost > 0 {
                 complaints.push(format!("{}: the capture lost {lost} packets", capture.place()));
             }
-            for packet in capture.packets() {
-                if let Some(why) = rule.broken_by(&packet) {
-                    complaints.push(format!("{}: {why}: {packet:?}", capture.place()));
+            capture.look(|packets| {
+                for packet in packets {
+                    if let Some(why) = rule.broken_by(packet) {
+                        complaints.push(format!("{}: {why}: {packet:?}", capture.place()));
+                    }
                 }
-            }
+            });
         }
         complaints
     }
 
     /// Panics if a packet has broken the rules, with the first few of them.
     pub fn check(&self) {
+        Self::refuse(&self.complaints());
+    }
+
+    /// The last check, with the numbers for a report of many labs.
+    pub fn conclude(&self) {
         let complaints = self.complaints();
+        let ((captured, at_vendors), wrong) = (self.counts(), complaints.len());
+        println!("chaos: captured={captured} captured-at-vendors={at_vendors} packets-against-rules={wrong}");
+        Self::refuse(&complaints);
+    }
+
+    fn refuse(complaints: &[String]) {
         let mut text = String::new();
         for complaint in complaints.iter().take(10) {
             let _ = write!(text, "\n  {complaint}");

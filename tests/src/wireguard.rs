@@ -1,4 +1,4 @@
-//! WireGuard in user space (wireguard-go), two ends.
+//! WireGuard, two ends: in user space (wireguard-go) or the kernel's own.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -10,6 +10,15 @@ use crate::process::{self, Background};
 
 /// Where both ends listen.
 const PORT: u16 = 51820;
+
+/// What carries the packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// wireguard-go.
+    User,
+    /// The kernel's module.
+    Kernel,
+}
 
 /// One end of the tunnel.
 #[derive(Clone, Copy)]
@@ -24,31 +33,31 @@ pub struct End<'a> {
     pub behind: &'a str,
 }
 
-/// A running tunnel. Its devices go when it is dropped.
+/// A running tunnel. In user space its devices go when it is dropped, the kernel's go with their namespaces.
 pub struct WireGuard {
-    _daemons: [Background; 2],
+    _daemons: Vec<Background>,
 }
 
 impl WireGuard {
     /// Starts both ends and brings the devices up, with a route at each end to what lies behind the other.
-    pub fn start(dir: &Path, a: End<'_>, b: End<'_>) -> Self {
+    pub fn start(dir: &Path, kind: Kind, a: End<'_>, b: End<'_>) -> Self {
         let (a_key, b_key) = (private_key(a.ns), private_key(b.ns));
         let (a_public, b_public) = (public_key(a.ns, &a_key), public_key(b.ns, &b_key));
         // The end that answers first.
-        let far = start(dir, b, &b_key, a, &a_public);
-        let near = start(dir, a, &a_key, b, &b_public);
-        Self { _daemons: [near, far] }
+        let far = start(dir, kind, b, &b_key, a, &a_public);
+        let near = start(dir, kind, a, &a_key, b, &b_public);
+        Self { _daemons: near.into_iter().chain(far).collect() }
     }
 }
 
-fn start(dir: &Path, here: End<'_>, key: &str, there: End<'_>, peer: &str) -> Background {
-    let mut command = here.ns.command("wireguard-go");
-    command.args(["-f", here.device]).env("WG_PROCESS_FOREGROUND", "1");
-    let daemon = Background::start(&format!("wireguard-go of {}", here.ns.name()), command);
-    process::wait_until("the WireGuard device", Duration::from_secs(10), || {
-        here.ns.ifindex(here.device).is_some()
-            && here.ns.try_run(&format!("wg show {}", here.device)).status.success()
-    });
+fn start(dir: &Path, kind: Kind, here: End<'_>, key: &str, there: End<'_>, peer: &str) -> Option<Background> {
+    let daemon = match kind {
+        Kind::User => Some(user_space(here)),
+        Kind::Kernel => {
+            here.ns.ip(&format!("link add {} type wireguard", here.device));
+            None
+        }
+    };
     let file = dir.join(format!("{}.conf", here.device));
     let text = format!(
         "[Interface]\nPrivateKey = {key}\nListenPort = {PORT}\n[Peer]\nPublicKey = {peer}\nEndpoint = {}:{PORT}\n\
@@ -58,6 +67,17 @@ fn start(dir: &Path, here: End<'_>, key: &str, there: End<'_>, peer: &str) -> Ba
     std::fs::write(&file, text).expect("a WireGuard configuration");
     here.ns.run(&format!("wg setconf {} {}", here.device, file.display()));
     here.ns.ip(&format!("link set {0} up\nroute add {1} dev {0}", here.device, there.behind));
+    daemon
+}
+
+fn user_space(here: End<'_>) -> Background {
+    let mut command = here.ns.command("wireguard-go");
+    command.args(["-f", here.device]).env("WG_PROCESS_FOREGROUND", "1");
+    let daemon = Background::start(&format!("wireguard-go of {}", here.ns.name()), command);
+    process::wait_until("the WireGuard device", Duration::from_secs(10), || {
+        here.ns.ifindex(here.device).is_some()
+            && here.ns.try_run(&format!("wg show {}", here.device)).status.success()
+    });
     daemon
 }
 

@@ -3,11 +3,13 @@
 use std::time::Instant;
 
 use crate::config::Config;
+use crate::datapath::accounts::Accounts;
 use crate::datapath::hooks::{Hooks, Needed};
 use crate::datapath::kernel::TcMethod;
-use crate::datapath::maps::{ConfigMaps, Table};
+use crate::datapath::maps::{ConfigMaps, Table, read_vendors};
 use crate::datapath::migrate::{self, Carried, Migration};
 use crate::datapath::pins::Pins;
+use crate::datapath::reap::{REAP, Reaper};
 use crate::datapath::revoke::{Rules, revoke};
 use crate::datapath::sweep::vendors_in_use;
 use crate::datapath::{Error, fill, object};
@@ -59,13 +61,20 @@ pub fn bring_up(
         );
         migration.finish();
         supervisor.maps().raise_route_generation()?;
+        // Carried over while flows ended. None is opened yet.
+        let vendors = read_vendors(&supervisor.maps().vendors)?;
+        Accounts::open(pins)?.recount(&Table::flows(pins)?, &vendors)?;
     }
     // What a reload before a crash has not ended any more, or a change of the file while no agent ran.
-    let ended = revoke(&Table::flows(pins)?, &Rules::new(config, supervisor.maps())?)?;
+    let reaper = Reaper::open(&pins.program(REAP))?;
+    let ended = revoke(&Table::flows(pins)?, &reaper, &Rules::new(config, supervisor.maps())?)?;
     if ended > 0 {
         log::info!("{} flow(s) that are no longer allowed were ended", ended.div_ceil(2));
     }
-    supervisor.maps().change_settings(|settings| settings.ready = 1)?;
+    supervisor.maps().change_settings(|settings| {
+        settings.events = u32::from(config.flow_log.is_some());
+        settings.ready = 1;
+    })?;
     // What `vpnat guard` has closed: the hooks guard now.
     let opened =
         rules::open().map_err(|error| Error::Netlink { action: "taking over from the guard", error })?;

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::trace;
+use crate::trace::wire::{self, Asked};
+
 /// Longest line that is read, bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -17,7 +20,7 @@ const LONGEST: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long an answer may take: programs may have to be loaded, and a table of millions of flows walked.
-const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
 /// What the agent is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +46,13 @@ pub struct Answer {
 }
 
 /// A request and where its answer is awaited.
-pub type Call = (Request, oneshot::Sender<Answer>);
+#[derive(Debug)]
+pub enum Call {
+    /// For a reload.
+    Reload(Request, oneshot::Sender<Answer>),
+    /// For a trace.
+    Trace(trace::Call),
+}
 
 /// Where the socket lies.
 pub fn socket(run_dir: &Path) -> PathBuf {
@@ -117,10 +126,16 @@ async fn serve(stream: tokio::net::UnixStream, calls: mpsc::Sender<Call>) {
     if !matches!(tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await, Ok(Ok(1..))) {
         return;
     }
+    if let Ok(Asked { trace }) = serde_json::from_str(&line) {
+        if let Err(error) = wire::serve(reader, writer, trace, &calls).await {
+            log::debug!("who asked for a trace: {error}");
+        }
+        return;
+    }
     let answer = match serde_json::from_str(&line) {
         Ok(request) => {
             let (sender, answer) = oneshot::channel();
-            if calls.send((request, sender)).await.is_err() {
+            if calls.send(Call::Reload(request, sender)).await.is_err() {
                 return;
             }
             match answer.await {
@@ -168,16 +183,19 @@ pub enum CallError {
     },
 }
 
-/// Asks the running agent.
-pub fn call(run_dir: &Path, request: &Request) -> Result<Answer, CallError> {
+/// A connection to the running agent, and where.
+pub fn connect(run_dir: &Path) -> Result<(PathBuf, UnixStream), CallError> {
     let path = socket(run_dir);
-    let mut stream = match UnixStream::connect(&path) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(CallError::Forbidden { path });
-        }
-        Err(error) => return Err(CallError::NoAgent { path, error }),
-    };
+    match UnixStream::connect(&path) {
+        Ok(stream) => Ok((path, stream)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(CallError::Forbidden { path }),
+        Err(error) => Err(CallError::NoAgent { path, error }),
+    }
+}
+
+/// Asks the running agent for a reload.
+pub fn call(run_dir: &Path, request: &Request) -> Result<Answer, CallError> {
+    let (path, mut stream) = connect(run_dir)?;
     let mut exchange = || -> io::Result<Answer> {
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         writeln!(stream, "{}", serde_json::to_string(request)?)?;
@@ -210,7 +228,7 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
             let directory = run_dir.clone();
             let client = std::thread::spawn(move || call(&directory, &asked));
-            let (received, reply) = server.next().await;
+            let Call::Reload(received, reply) = server.next().await else { panic!("no reload") };
             assert_eq!(received, request);
             reply.send(Answer { changes: vec!["+ x".into()], ..Answer::default() }).unwrap();
             while !client.is_finished() {

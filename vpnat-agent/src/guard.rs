@@ -15,7 +15,8 @@ use crate::datapath::object::{self, Sizes};
 use crate::datapath::pins::Pins;
 use crate::datapath::sweep::vendors_in_use;
 use crate::datapath::{Error, fill, tc};
-use crate::netlink::{links, rules};
+use crate::netlink::links::{self, Layer};
+use crate::netlink::rules;
 use crate::stop::Stop;
 
 /// What the guard has done.
@@ -79,7 +80,10 @@ fn attach(config: &Config, pins: &Pins, stop: &Stop) -> Result<Vec<String>, Erro
     let mut hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), &needed)?;
     let mut guarded = Vec::new();
     for link in links::dump().map_err(|error| Error::Netlink { action: "listing devices", error })? {
-        let Some(plan) = Plan::of(&link, (false, false)) else { continue };
+        if link.layer == Layer::Loopback {
+            continue;
+        }
+        let plan = Plan::of(&link, (false, false));
         let egress = TcAttachType::Egress;
         let has_ours = pins.link(&link.name, point_name(egress)).exists()
             || !tc::our_filters(link.index, egress)?.is_empty();

@@ -48,7 +48,8 @@ fn check_with(config: &Config, pins: &Pins, may_be_away: impl Fn(&str) -> bool) 
         check_foreign_xdp(&devices, pins)?;
     }
     let bpffs = kernel::check_bpffs(&config.pin_root)?;
-    let pinned = object::check_pinned(pins, Sizes::for_flows(config.max_flows))?;
+    let wanted = Sizes { events: config.event_buffer(), ..Sizes::for_flows(config.max_flows) };
+    let pinned = object::check_pinned(pins, wanted)?;
     let local =
         links::local_addresses().map_err(|error| Error::Netlink { action: "listing addresses", error })?;
     Ok(Findings { devices, bpffs, xdp, pinned, local })
@@ -66,7 +67,7 @@ fn check_devices(config: &Config, may_be_away: impl Fn(&str) -> bool) -> Result<
             return Err(Error::NoDevice { name: name.into(), list });
         };
         match link.layer {
-            Layer::Ethernet | Layer::Ip => devices.push(link.clone()),
+            Layer::Ethernet | Layer::Ip | Layer::Xfrm => devices.push(link.clone()),
             Layer::Loopback => return Err(Error::DeviceKind { name: name.into(), kind: 772 }),
             Layer::Other(kind) => return Err(Error::DeviceKind { name: name.into(), kind }),
         }

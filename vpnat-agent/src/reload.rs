@@ -8,13 +8,16 @@ use std::path::Path;
 
 use crate::config::{Config, diff, fixed};
 use crate::control::{Answer, Request};
+use crate::datapath::accounts::Accounts;
 use crate::datapath::fill;
 use crate::datapath::hooks::{Hooks, Needed};
 use crate::datapath::kernel::TcMethod;
-use crate::datapath::maps::Table;
+use crate::datapath::maps::{Table, read_vendors};
 use crate::datapath::object;
+use crate::datapath::reap::{REAP, Reaper};
 use crate::datapath::revoke::{Rules, revoke};
 use crate::datapath::sweep::vendors_in_use;
+use crate::flow_log::Recorder;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
 use crate::{forwarding, notify, preflight};
@@ -22,6 +25,7 @@ use crate::{forwarding, notify, preflight};
 /// Reads `file` again and does what it says, or says why not. Logs what the caller is told.
 pub fn reload(
     supervisor: &mut Supervisor,
+    recorder: &mut Recorder,
     file: &Path,
     request: &Request,
     tick_rate: u32,
@@ -44,13 +48,23 @@ pub fn reload(
     };
     if request.dry_run {
         if request.open_removed {
-            let closed = fill::closed_prefixes(supervisor.maps()).unwrap_or_default();
+            let closed = fill::closed_prefixes(&supervisor.maps().prefixes).unwrap_or_default();
             answer.notes.extend(closed.iter().map(|prefix| format!("{prefix} would be opened")));
         }
         return answer;
     }
+    let flow_log = match recorder.prepare(new.flow_log.as_ref()) {
+        Ok(change) => change,
+        Err(error) => return refused(answer, vec![error.to_string()]),
+    };
     notify::reloading();
     let outcome = apply(supervisor, new, findings.pinned.sizes, tick_rate, stop, request, &mut answer.notes);
+    if outcome.is_ok()
+        && let Some(change) = flow_log
+        && let Err(error) = recorder.change(change, supervisor.maps())
+    {
+        answer.notes.push(format!("warning: flows are not logged until the next reload: {error}"));
+    }
     notify::notify("READY=1");
     match outcome {
         Ok(()) => {
@@ -108,7 +122,11 @@ fn apply(
     let table = Table::flows(supervisor.pins()).map_err(|error| error.to_string())?;
     let config = supervisor.config().clone();
     // From here on nothing is undone: the new configuration holds, and what could not be done now the next start does.
-    let ended = Rules::new(&config, supervisor.maps()).and_then(|rules| revoke(&table, &rules));
+    let reaper = Reaper::open(&supervisor.pins().program(REAP));
+    let ended = reaper.and_then(|reaper| {
+        let rules = Rules::new(&config, supervisor.maps())?;
+        revoke(&table, &reaper, &rules)
+    });
     match ended {
         Ok(0) => {}
         Ok(entries) => {
@@ -122,7 +140,7 @@ fn apply(
             Err(error) => notes.push(format!("warning: removed prefixes stay closed: {error}")),
         }
     }
-    if let Ok(closed) = fill::closed_prefixes(supervisor.maps())
+    if let Ok(closed) = fill::closed_prefixes(&supervisor.maps().prefixes)
         && !closed.is_empty()
     {
         let list = closed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -137,6 +155,9 @@ fn apply(
 fn enforce(supervisor: &mut Supervisor, config: Config) -> Result<(), String> {
     let pins = supervisor.pins().clone();
     fill::fill(supervisor.maps(), &config, || vendors_in_use(&Table::flows(&pins)?))
+        .map_err(|error| error.to_string())?;
+    read_vendors(&supervisor.maps().vendors)
+        .and_then(|vendors| Accounts::open(&pins)?.clear_unlimited(&vendors))
         .map_err(|error| error.to_string())?;
     supervisor.set_config(config);
     supervisor.reconcile().map_err(|error| error.to_string())?;

@@ -11,22 +11,31 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bring_up::bring_up;
 use crate::config::Config;
-use crate::control::{self, Request};
+use crate::control::{self, Call, Request};
 use crate::datapath::error::remedy;
 use crate::datapath::maps::StateMaps;
 use crate::datapath::object;
 use crate::datapath::pins::Pins;
+use crate::datapath::rests::Bound;
 use crate::datapath::sweep::{SharedReport, Sweeper};
 use crate::datapath::{Error, features};
+use crate::flow_log::{self, Recorder};
 use crate::metrics::{self, Shared};
 use crate::netlink::follow::Follower;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
+use crate::trace::Tracing;
 use crate::watchdog::Watchdog;
 use crate::{notify, preflight, privileges, reload};
 
 /// How often every hook is looked for.
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the end waits for a tracer to be told of it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why a trace ends when the configuration is read again: vendors and programs may be others then.
+const RELOADED: &str = "the configuration is read again";
 
 /// A [`Error`] or one of the process's own.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +119,17 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     let mut follower = Follower::subscribe().map_err(system("following netlink"))?;
     let fresh = !pins.hold_maps() && pins.pinned_links().is_empty();
     let report = SharedReport::default();
-    let brought_up = bring_up(&config, &pins, &findings, tick_rate, &stop).and_then(|supervisor| {
+    let records = flow_log::SharedStats::default();
+    let brought_up = bring_up(&config, &pins, &findings, tick_rate, &stop).and_then(|mut supervisor| {
         // Before the first thread starts, which would keep what it was born with.
         privileges::reduce().map_err(RunError::Privileges)?;
-        Ok((supervisor, Sweeper::start(&pins, report.clone())?, StateMaps::open(&pins)?))
+        let mut recorder = Recorder::new(pins.clone(), findings.pinned.sizes.flows / 2, records.clone());
+        if let Some(change) = recorder.prepare(config.flow_log.as_ref())? {
+            recorder.change(change, supervisor.maps())?;
+        }
+        Ok((supervisor, Sweeper::start(&pins, report.clone())?, recorder, StateMaps::open(&pins)?))
     });
-    let (mut supervisor, sweeper, maps) = match brought_up {
+    let (mut supervisor, sweeper, mut recorder, maps) = match brought_up {
         Ok(all) => all,
         Err(error) => {
             // A first start that fails leaves nothing; a later one leaves what worked before.
@@ -127,7 +141,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     };
 
     let ready = Arc::new(AtomicBool::new(true));
-    let shared = Shared::new(maps, report.clone(), ready.clone());
+    let shared = Shared::new(maps, report.clone(), records, ready.clone());
     shared.set_devices(supervisor.devices());
     tokio::task::spawn_local(metrics::http::serve(listener, metrics::registry(&shared), ready.clone()));
 
@@ -144,22 +158,33 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watchdog = Watchdog::start();
     let mut doubt = false;
+    let mut rests = Bound::default();
+    let mut tracing = Tracing::default();
     let signal_name = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
             _ = hangup.recv() => {
+                tracing.end(&mut supervisor, RELOADED);
                 let request = Request { dry_run: false, open_removed: false };
-                reload::reload(&mut supervisor, file, &request, tick_rate, &stop);
+                reload::reload(&mut supervisor, &mut recorder, file, &request, tick_rate, &stop);
                 shared.set_devices(supervisor.devices());
                 set_ready(&ready, &supervisor);
             }
-            (request, answer) = control.next() => {
-                // A client that has gone away has its answer in the log.
-                let _ = answer.send(reload::reload(&mut supervisor, file, &request, tick_rate, &stop));
-                shared.set_devices(supervisor.devices());
-                set_ready(&ready, &supervisor);
-            }
+            call = control.next() => match call {
+                Call::Trace(call) => tracing.begin(&mut supervisor, call),
+                Call::Reload(request, answer) => {
+                    if !request.dry_run {
+                        tracing.end(&mut supervisor, RELOADED);
+                    }
+                    // A client that has gone away has its answer in the log.
+                    let done = reload::reload(&mut supervisor, &mut recorder, file, &request, tick_rate, &stop);
+                    let _ = answer.send(done);
+                    shared.set_devices(supervisor.devices());
+                    set_ready(&ready, &supervisor);
+                }
+            },
+            why = tracing.over() => drop(tracing.end(&mut supervisor, why)),
             changes = follower.next() => {
                 let changes = changes.map_err(system("following netlink"))?;
                 if changes.links {
@@ -181,12 +206,20 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
                 if let Err(error) = supervisor.retire(&report) {
                     log::warn!("removed vendors are not forgotten yet: {error}");
                 }
+                let config = supervisor.config().clone();
+                if let Err(error) = rests.keep(&config, supervisor.maps(), &report) {
+                    log::warn!("how long ports rest stays as it was: {error}");
+                }
             }
             () = watchdog.due() => watchdog.ping(&supervisor),
         }
     };
     notify::notify("STOPPING=1");
+    if let Some(told) = tracing.end(&mut supervisor, "the agent ends") {
+        let _ = tokio::time::timeout(LAST_WORDS, told).await;
+    }
     drop(sweeper);
+    drop(recorder);
     drop(lock);
     log::info!("{signal_name}: the agent ends and the datapath stays; `vpnat detach` removes it");
     Ok(())

@@ -7,9 +7,11 @@ use aya::programs::TcAttachType;
 use vpnat_common::addr::Ip4;
 use vpnat_common::layout::device::{Device, role};
 use vpnat_common::layout::names;
+use vpnat_common::layout::trace::TraceFilter;
 use vpnat_common::layout::vendor::flag;
 
 use crate::config::{Config, XdpChoice};
+use crate::datapath::hooks::tracing::{Carrier, Readable};
 use crate::datapath::hooks::{Hooks, Plan, TC_POINTS, XDP_POINT};
 use crate::datapath::maps::{ConfigMaps, Table, VendorSlot, read_vendors};
 use crate::datapath::path;
@@ -85,6 +87,29 @@ impl Supervisor {
         std::mem::replace(&mut self.hooks, hooks)
     }
 
+    /// Puts the traced forms of the programs on every device, for what `filter` wants, or says why not.
+    pub fn begin_trace(&mut self, filter: TraceFilter) -> Result<Readable, Error> {
+        let carriers = self.carriers_of_programs();
+        self.hooks.begin_trace(&carriers, filter)
+    }
+
+    /// Puts the programs that run otherwise back.
+    pub fn end_trace(&mut self) -> Result<(), Error> {
+        if !self.hooks.trace() {
+            return Ok(());
+        }
+        let carriers = self.carriers_of_programs();
+        self.hooks.end_trace(&carriers).or_else(|error| {
+            log::warn!("{error}");
+            self.reconcile()
+        })
+    }
+
+    fn carriers_of_programs(&self) -> Vec<Carrier> {
+        let devices = self.devices.values();
+        devices.map(|device| (device.link.clone(), device.plan, device.xdp != Mode::Off)).collect()
+    }
+
     /// Lets TC ingress redirect, or not, and refusals be answered so often, as the configuration says.
     pub fn set_mark(&mut self) -> Result<(), Error> {
         let mark = if self.config.redirect { new_mark() } else { 0 };
@@ -141,7 +166,8 @@ impl Supervisor {
         let carriers = self.carriers(&links);
         let mut wanted: Vec<(Link, Plan)> = Vec::new();
         for link in links {
-            wanted.extend(self.plan(&link, &carriers).map(|plan| (link, plan)));
+            let plan = self.plan(&link, &carriers);
+            wanted.push((link, plan));
         }
         self.forget_gone(&wanted)?;
 
@@ -222,16 +248,19 @@ impl Supervisor {
             let Some(vendor) = self.config.vendors.iter().find(|vendor| vendor.name == known.name) else {
                 continue;
             };
-            let is_outside = |link: &Link| self.config.sides_of(&link.name).1;
-            let limits = path::limits(vendor, &routes, &links, is_outside);
+            let sides = |link: &Link| self.config.sides_of(&link.name);
+            let limits = path::limits(vendor, &routes, &links, sides);
             let mut policy = known.policy;
-            if (policy.path_mtu, policy.mss) == (limits.path_mtu, limits.mss) {
+            let before = policy.mss;
+            (policy.path_mtu, policy.inside_mtu, policy.mss) =
+                (limits.path_mtu, limits.inside_mtu, limits.mss);
+            if policy == known.policy {
                 continue;
             }
-            (policy.path_mtu, policy.mss) = (limits.path_mtu, limits.mss);
             let slot = known.slot.into();
             self.maps.vendors.set(slot, policy, 0).map_err(Error::map("writing", names::VENDORS))?;
             match limits.mss {
+                mss if mss == before => {}
                 0 => log::info!("{}: the MSS of SYNs is left alone", vendor.name),
                 mss => log::info!("{}: the MSS of SYNs is lowered to {mss}", vendor.name),
             }
@@ -258,7 +287,7 @@ impl Supervisor {
     fn verify_hooks_of(&self, links: &[Link]) -> Result<(), String> {
         let carriers = self.carriers(links);
         for link in links {
-            let Some(plan) = self.plan(link, &carriers) else { continue };
+            let plan = self.plan(link, &carriers);
             let missing = |point: &str| format!("the {point} hook of {} is missing", link.name);
             for (direction, point) in TC_POINTS {
                 let program = match direction {
@@ -284,9 +313,9 @@ impl Supervisor {
         links::carriers(links, |link| self.config.sides_of(&link.name).1)
     }
 
-    fn plan(&self, link: &Link, carriers: &HashSet<u32>) -> Option<Plan> {
-        let plan = Plan::of(link, self.config.sides_of(&link.name))?;
-        Some(if carriers.contains(&link.index) { plan.carrying() } else { plan })
+    fn plan(&self, link: &Link, carriers: &HashSet<u32>) -> Plan {
+        let plan = Plan::of(link, self.config.sides_of(&link.name));
+        if carriers.contains(&link.index) { plan.carrying() } else { plan }
     }
 
     fn ensure_tc(
@@ -372,6 +401,7 @@ impl Supervisor {
                 (false, false) if attached.plan.egress.starts_with("egress_carrier") => {
                     "below an outside device"
                 }
+                (false, false) if attached.link.layer == Layer::Loopback => "the instance's own errors",
                 (false, false) => "closed to vendors",
             };
             let xdp = match attached.xdp {

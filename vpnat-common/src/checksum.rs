@@ -37,7 +37,13 @@ pub const fn delta32(old: u32, new: u32) -> u16 {
 /// The folded difference `~old + new` of a 16-bit field, native order.
 #[inline(always)]
 pub const fn delta16(old: u16, new: u16) -> u16 {
-    Sum(0).add16(!old).add16(new).fold()
+    difference(old, new).fold()
+}
+
+/// The difference `~old + new` of a 16-bit field, native order, not folded yet.
+#[inline(always)]
+pub const fn difference(old: u16, new: u16) -> Sum {
+    Sum(0).add16(!old).add16(new)
 }
 
 /// The checksum field after the words it covers changed by `delta`: `~(~HC + delta)`.

@@ -166,9 +166,10 @@ impl<'a> FlowRef<'a> {
                 (&raw const (*entry).check).read_volatile(),
             )
         };
-        let sound = check == key.check(direction)
+        let addr = Ip4 { octets: addr.to_ne_bytes() };
+        let sound = check == key.check(direction, addr, port)
             && self.byte(core::mem::offset_of!(FlowEntry, direction)) == direction as u8;
-        sound.then_some(Rewrite { addr: Ip4 { octets: addr.to_ne_bytes() }, port, addr_delta, vendor })
+        sound.then_some(Rewrite { addr, port, addr_delta, vendor })
     }
 
     /// Makes this the beginning of a new entry: everything that is not said here is 0.
@@ -202,6 +203,52 @@ impl<'a> FlowRef<'a> {
             let timer = (&raw mut (*self.entry.as_ptr()).expires).cast::<u32>();
             atomic::compare_exchange(timer, seen.seconds, to.seconds) == seen.seconds
         }
+    }
+
+    /// The address to write, whoever's the entry is.
+    #[inline(always)]
+    pub fn new_addr(&self) -> Ip4 {
+        // SAFETY: as `field!`. An address is aligned like the word that it is read as.
+        let word = unsafe { (&raw const (*self.entry.as_ptr()).new_addr).cast::<u32>().read_volatile() };
+        Ip4 { octets: word.to_ne_bytes() }
+    }
+
+    /// The port to write, likewise.
+    #[inline(always)]
+    pub fn new_port(&self) -> Port {
+        // SAFETY: as `field!`.
+        unsafe { (&raw const (*self.entry.as_ptr()).new_port).read_volatile() }
+    }
+
+    /// Vendor slot.
+    #[inline(always)]
+    pub fn vendor(&self) -> u8 {
+        self.byte(core::mem::offset_of!(FlowEntry, vendor))
+    }
+
+    /// A binding: how many flows it has.
+    #[inline(always)]
+    pub fn flows(&self) -> u32 {
+        self.ack()
+    }
+
+    /// A binding: counts one flow more.
+    #[inline(always)]
+    pub fn add_flow(&self) {
+        // SAFETY: `new` vouches for the memory; in a binding, only atomic steps change this 4-byte aligned word.
+        unsafe { atomic::fetch_add(&raw mut (*self.entry.as_ptr()).ack, 1) };
+    }
+
+    /// A binding: counts one flow less, never below none; how many are left.
+    #[inline(always)]
+    pub fn remove_flow(&self) -> u32 {
+        let seen = self.flows();
+        if seen == 0 {
+            return 0;
+        }
+        // SAFETY: as above. Two CPUs that remove the last at once would leave it at the largest number, and the timer to
+        // end it: each has counted its own flow, so that there were two.
+        unsafe { atomic::fetch_add(&raw mut (*self.entry.as_ptr()).ack, u32::MAX).wrapping_sub(1) }
     }
 
     /// Adds a packet of `bytes` to the entry's counters.

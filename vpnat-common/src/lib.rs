@@ -11,8 +11,10 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod account_ref;
 pub mod addr;
 pub mod atomic;
+pub mod bounded;
 pub mod checksum;
 pub mod engine;
 pub mod flow_ref;
@@ -25,3 +27,4 @@ pub mod ports;
 pub mod recycling;
 pub mod tcp;
 pub mod tcp_options;
+pub mod trace;

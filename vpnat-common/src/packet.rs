@@ -1,6 +1,7 @@
 //! Packets as the engine sees them, and the headers it reads.
 
 use crate::addr::{Ip4, Mac, Port};
+use crate::checksum::Sum;
 use crate::layout::flow::{Direction, FlowKey, protocol};
 use crate::layout::outcome::Outcome;
 use crate::tcp::Segment;
@@ -26,9 +27,6 @@ unsafe impl Wire for TcpRest {}
 
 /// A packet under a program's hand. Offsets count bytes from the start of the IP header.
 pub trait Packet {
-    /// Whether a total length of 0 can stand for one that does not fit its field ("BIG TCP", socket buffers only).
-    const MAY_BE_BIG: bool;
-
     /// Copies out what lies at `offset`, a constant of the caller; `None` past the packet's end.
     fn load<T: Wire>(&self, offset: usize) -> Option<T>;
 
@@ -51,6 +49,13 @@ pub trait Packet {
         self.len() == 0
     }
 
+    /// Whether it is to be cut into segments, so that a total length of 0 stands for one that does not fit its field ("BIG TCP",
+    /// socket buffers only).
+    #[inline(always)]
+    fn is_big(&self) -> bool {
+        false
+    }
+
     /// How many packets will leave for this one: a GSO packet is cut into segments behind the programs.
     #[inline(always)]
     fn segments(&self) -> u32 {
@@ -58,14 +63,14 @@ pub trait Packet {
     }
 
     /// Changes the transport checksum at `at` by the difference of the address (part of the pseudo-header)
-    /// and of the port. With `optional` (UDP), a field of 0 means "no checksum" and stays 0, and a result
+    /// and of the port, not folded yet. With `optional` (UDP), a field of 0 means "no checksum" and stays 0, and a result
     /// of 0 is written as 0xffff (RFC 768). `PLAIN` says that `at` is a constant of the caller.
     #[must_use]
     fn change_checksum<const PLAIN: bool>(
         &mut self,
         at: usize,
         addr_delta: u16,
-        port_delta: u16,
+        port_delta: Sum,
         optional: bool,
     ) -> bool;
 }
@@ -157,6 +162,8 @@ pub mod ipv4 {
     pub const ID: usize = 4;
     /// Offset of the time to live.
     pub const TTL: usize = 8;
+    /// Offset of the protocol.
+    pub const PROTOCOL: usize = 9;
     /// Offset of the header checksum.
     pub const CHECK: usize = 10;
     /// Offset of the source address.
@@ -197,6 +204,8 @@ pub mod icmp {
     pub const ECHO_REPLY: u8 = 0;
     /// Destination unreachable.
     pub const UNREACHABLE: u8 = 3;
+    /// A code of it: fragmentation needed, and not allowed.
+    pub const TOO_LARGE: u8 = 4;
     /// Echo.
     pub const ECHO: u8 = 8;
     /// Time exceeded.
@@ -242,7 +251,7 @@ impl Ip {
         let header: Ipv4Head = packet.load(0).ok_or(Outcome::BadHeader)?;
         let header_len = ((header.version_ihl & 0xf) as usize) << 2;
         let mut total_len = u16::from_be(header.total_len) as u32;
-        if total_len == 0 && P::MAY_BE_BIG {
+        if total_len == 0 && packet.is_big() {
             total_len = packet.len();
         }
         if header.version_ihl >> 4 != 4
@@ -281,7 +290,7 @@ impl Ip {
         let [id_high, id_low, fragment_high, fragment_low] = second.to_ne_bytes();
         let [ttl, protocol, check_high, check_low] = third.to_ne_bytes();
         let mut total_len = u16::from_be_bytes([length_high, length_low]) as u32;
-        if total_len == 0 && P::MAY_BE_BIG {
+        if total_len == 0 && packet.is_big() {
             total_len = packet.len();
         }
         let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
@@ -292,11 +301,9 @@ impl Ip {
         {
             return None;
         }
-        // The sum of five words fits 35 bits: three steps make it 16.
+        // The sum of five words fits 35 bits, that of its parts 18, and one step more tells all ones from the rest.
         let sum = first as u64 + second as u64 + third as u64 + src as u64 + dst as u64;
-        let sum = (sum >> 32) + (sum & 0xffff_ffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 32) + (sum >> 16 & 0xffff) + (sum & 0xffff);
         if (sum >> 16) + (sum & 0xffff) != 0xffff {
             return None;
         }

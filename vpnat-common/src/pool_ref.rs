@@ -5,7 +5,9 @@ use core::ptr::NonNull;
 
 use crate::addr::Port;
 use crate::atomic;
-use crate::layout::pool::{POOL_SUMMARY, POOL_WORDS, PortPool};
+use crate::bounded::bounded;
+use crate::layout::clock::Moment;
+use crate::layout::pool::{FAILED_BITS, POOL_SUMMARY, POOL_WORDS, PortPool};
 
 /// A shared pool. Bits change one at a time; that a free port is marked as taken can happen only where a program
 /// lost sight of its pool in between, and is put right by whoever looks at the port's flow.
@@ -28,14 +30,20 @@ impl PoolRef<'_> {
     #[inline(always)]
     fn taken_word(&self, word: u32) -> *mut u64 {
         // SAFETY: the field lies within the pool, and the mask keeps the word inside it.
-        unsafe { (&raw mut (*self.pool.as_ptr()).taken).cast::<u64>().add(word as usize & (POOL_WORDS - 1)) }
+        unsafe {
+            (&raw mut (*self.pool.as_ptr()).taken)
+                .cast::<u64>()
+                .add(bounded::<{ POOL_WORDS as u32 - 1 }>(word))
+        }
     }
 
     #[inline(always)]
     fn full_word(&self, word: u32) -> *mut u64 {
         // SAFETY: as above.
         unsafe {
-            (&raw mut (*self.pool.as_ptr()).full).cast::<u64>().add((word as usize >> 6) & (POOL_SUMMARY - 1))
+            (&raw mut (*self.pool.as_ptr()).full)
+                .cast::<u64>()
+                .add(bounded::<{ POOL_SUMMARY as u32 - 1 }>(word >> 6))
         }
     }
 
@@ -101,6 +109,33 @@ impl PoolRef<'_> {
             atomic::and(self.taken_word(word), !(1 << (port.number & 63)));
             atomic::and(self.full_word(word), !(1 << (word & 63)));
             atomic::and(self.groups_word(), !(1 << (word >> 6)));
+            // Searches are worth their while again.
+            self.failed_word().write_volatile(0);
+        }
+    }
+
+    #[inline(always)]
+    fn failed_word(&self) -> *mut u32 {
+        // SAFETY: the field lies within the pool.
+        unsafe { &raw mut (*self.pool.as_ptr()).failed }
+    }
+
+    /// Searches that have found every port taken in the second of `now`.
+    #[inline(always)]
+    pub fn failed(&self, now: Moment) -> u32 {
+        // SAFETY: `failed_word` is inside the pool, which `new` vouches for.
+        let failed = unsafe { self.failed_word().read_volatile() };
+        let count = failed.wrapping_sub(now.seconds << FAILED_BITS);
+        if count >> FAILED_BITS == 0 { count } else { 0 }
+    }
+
+    /// Counts a search that has found every port taken. CPUs that do so at once may count one.
+    #[inline(always)]
+    pub fn count_failed(&self, now: Moment) {
+        let count = self.failed(now) + 1;
+        if count >> FAILED_BITS == 0 {
+            // SAFETY: as above.
+            unsafe { self.failed_word().write_volatile(now.seconds << FAILED_BITS | count) };
         }
     }
 
@@ -170,6 +205,23 @@ mod tests {
             let ports: std::vec::Vec<_> =
                 (0..4).map(|_| pool.turn_hand(Port::new(5), Port::new(7), Port::new(6)).number).collect();
             assert_eq!(ports, [6, 7, 5, 6]);
+        });
+    }
+
+    #[test]
+    fn failures_count_for_their_second() {
+        with_pool(|pool| {
+            let [now, later] = [Moment::new(u32::MAX), Moment::new(0)];
+            assert_eq!((pool.failed(now), pool.failed(later)), (0, 0));
+            for _ in 0..300 {
+                pool.count_failed(now);
+            }
+            // It stops short of the next second's.
+            assert_eq!((pool.failed(now), pool.failed(later)), (255, 0));
+            pool.count_failed(later);
+            assert_eq!((pool.failed(now), pool.failed(later)), (0, 1));
+            pool.clear(Port::new(5));
+            assert_eq!(pool.failed(later), 0);
         });
     }
 

@@ -3,8 +3,10 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::addr::Port;
+use crate::addr::{Ip4, Port};
+use crate::layout::flow::FlowKey;
 use crate::layout::pool::POOL_WORDS;
+use crate::layout::vendor::VendorPolicy;
 use crate::pool_ref::{PoolRef, lowest};
 use crate::recycling::{LAST_TRIES, SET_TRIES};
 
@@ -17,11 +19,21 @@ pub const POOL_TRIES: u32 = 64;
 /// Holders that are looked at, with no port left, for whether they have ended.
 const HAND_TRIES: u32 = 2;
 
+/// Searches for datagrams that may find every port taken in a second, by endpoint and egress address. After that many, one in
+/// [`CHANCE`] of those that come still searches, until a port is given back or the second is over.
+pub const FAILURES: u32 = 64;
+
+/// See [`FAILURES`]; a power of two.
+pub const CHANCE: u32 = 32;
+
 /// A range that is so small is looked at as a whole.
 const SMALL: u32 = 12;
 
 /// Rounds of the search, at most: every try, and the steps of the walks in between.
 pub const ROUNDS: u32 = 4 * (1 + SET_TRIES + BLIND_TRIES + POOL_TRIES + LAST_TRIES);
+
+/// How often a search goes on after it has come upon a port that another CPU then was faster to take over, plus one.
+pub const RACES: u32 = 2;
 
 /// One in so many new flows looks whether an endpoint is busy enough for a pool (a power of two).
 pub const SAMPLE: u16 = 16;
@@ -36,6 +48,12 @@ pub struct Range {
 }
 
 impl Range {
+    /// The ports that `policy` gives out.
+    #[inline(always)]
+    pub const fn of(policy: &VendorPolicy) -> Self {
+        Self { min: policy.port_min, max: policy.port_max }
+    }
+
     /// How many ports there are.
     #[inline(always)]
     const fn span(&self) -> u32 {
@@ -107,11 +125,16 @@ pub mod stage {
     pub const HAND: u32 = 4;
 }
 
-/// How far a search has come. It lies in a map, not on the stack: the verifier follows every value on the stack through
-/// every round, and does not come to an end with a count among them.
+/// What a port is searched for, and how far the search has come. It lies in a map, not on the stack: the verifier follows
+/// every value on the stack through every round, and does not come to an end with a count among them; and the steps that
+/// make a flow have it in common without lying on top of each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Search {
+    /// Outbound key of the flow.
+    pub key: FlowKey,
+    /// The egress address.
+    pub egress: Ip4,
     /// One of [`stage`].
     pub stage: u32,
     /// Tries that the stage has left.
@@ -128,6 +151,10 @@ pub struct Search {
     pub port: u32,
     /// 1 if the table had no room.
     pub no_room: u32,
+    /// The port whose holder is over or gives way: to be taken over when the round has ended. 0 if there is none.
+    pub victim: u32,
+    /// That holder's outbound timer as it was found, if it is a connection that gives way; otherwise 0.
+    pub closed: u32,
     /// Whether the preferred port is left for later.
     pub set_first: u32,
     /// The word of the pool that is looked at next; counted on past the last, so that it shows when the walk is around.
@@ -136,6 +163,15 @@ pub struct Search {
     pub end: u32,
     /// The first port to look at in each word of the pool.
     pub turn: u32,
+    /// 1 if it is the preferred port or none.
+    pub fixed: u32,
+    /// 1 if a walk over the whole pool has found no port that is not known to be taken.
+    pub whole: u32,
+    /// 1 if the flow had the preferred port until it ended.
+    pub returns: u32,
+    /// The second in which the last search on this CPU has found every port taken: one word that spares all others a look at
+    /// their pools. It outlives the search.
+    pub failed: u32,
 }
 
 /// A search, where it lies.
@@ -184,18 +220,58 @@ impl SearchRef<'_> {
         ts_val, set_ts_val;
         port, set_port;
         no_room, set_no_room;
+        victim, set_victim;
+        closed, set_closed;
         set_first, set_set_first;
         at, set_at;
         end, set_end;
         turn, set_turn;
+        fixed, set_fixed;
+        whole, set_whole;
+        returns, set_returns;
+        failed, set_failed;
     }
 
-    /// Begins anew. What is not said here is 0.
+    /// Begins anew, for the flow with the outbound `key` by way of `egress`. What is not said here is 0, but for what outlives a
+    /// search.
     #[inline(always)]
-    pub fn begin(&self, preferred: Port) {
+    pub fn begin(&self, key: &FlowKey, egress: Ip4, preferred: Port) {
+        let (preferred, failed) = (preferred.number as u32, self.failed());
+        let search = Search { key: *key, egress, preferred, failed, ..Search::default() };
         // SAFETY: `new` vouches for the memory.
-        unsafe { self.search.as_ptr().write(Search::default()) };
-        self.set_preferred(preferred.number as u32);
+        unsafe { self.search.as_ptr().write(search) };
+    }
+
+    /// Outbound key of the flow.
+    #[inline(always)]
+    pub fn key(&self) -> FlowKey {
+        // SAFETY: `new` vouches for the memory; any bits are a key.
+        unsafe { (&raw const (*self.search.as_ptr()).key).read() }
+    }
+
+    /// The egress address.
+    #[inline(always)]
+    pub fn egress(&self) -> Ip4 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.search.as_ptr()).egress).read() }
+    }
+
+    /// Source address and IP protocol number of the flow.
+    #[inline(always)]
+    pub fn source(&self) -> (Ip4, u8) {
+        // SAFETY: as above.
+        unsafe {
+            let key = &raw const (*self.search.as_ptr()).key;
+            ((&raw const (*key).src).read(), (&raw const (*key).protocol).read())
+        }
+    }
+
+    /// Makes `port` the only one that is tried.
+    #[inline(always)]
+    pub fn fix(&self, port: Port) {
+        self.set_preferred(port.number as u32);
+        self.set_set_first(0);
+        self.set_fixed(1);
     }
 
     /// Goes on to another stage, with so many tries.

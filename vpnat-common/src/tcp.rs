@@ -206,5 +206,7 @@ pub fn track(direction: Direction, own: &FlowRef<'_>, other: &FlowRef<'_>, segme
 
     let phase = joint(own_sent, other_sent);
     let settled = own_sent & other_sent & sent::FIN_ACKED != 0;
-    Tracked { phase, refresh: !(closed_before && settled) }
+    // In INIT, too, what does not open the connection keeps nothing.
+    let idle = matches!((before, phase), (Phase::TcpInit, Phase::TcpInit)) && segment.flags & flags::SYN == 0;
+    Tracked { phase, refresh: !(closed_before && settled || idle) }
 }

@@ -4,11 +4,13 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod events;
 mod maps;
 mod rehearsal;
 mod skb;
 mod tables;
 mod tc;
+mod trace;
 mod unaligned;
 mod upkeep;
 mod xdp;

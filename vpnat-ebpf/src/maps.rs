@@ -1,11 +1,14 @@
 //! The maps. Sizes marked "from the configuration" are set by the agent when it creates them.
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use vpnat_common::addr::{Ip4, Mac};
+use vpnat_common::layout::account::{ACCOUNTS as ACCOUNT_COUNT, Account, AccountKey};
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort};
+use vpnat_common::layout::event::{EVENT_BUFFER, ExhaustedKey, TALLIES as TALLY_COUNT};
 use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS};
 use vpnat_common::layout::held::{self, Aside, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::{COUNTER_SLOTS, Count};
@@ -13,6 +16,7 @@ use vpnat_common::layout::pool::{POOLS, PoolKey, PortPool};
 use vpnat_common::layout::recycling::{SetKey, WORKING_SETS as WORKING_SET_COUNT, WorkingSet};
 use vpnat_common::layout::refusal::{Answers, Budget};
 use vpnat_common::layout::rehearsal::Report;
+use vpnat_common::layout::trace::{TRACE_BUFFER, TRACE_DEPTH, TraceArrival, TraceCpu, TraceFilter};
 use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use vpnat_common::layout::{MAX_DEVICES, MAX_VENDORS};
 use vpnat_common::ports::Search;
@@ -48,10 +52,10 @@ pub static HELD_BYTES: Array<[u8; held::KEPT_BYTES], { held::SLOTS as usize }> =
 #[btf_map]
 pub static ASIDE: PerCpuArray<Aside, 1> = PerCpuArray::new();
 
-/// Where a new flow's entry is put together: the stack has no room for it. Not pinned; nothing in it outlives
-/// a program's run.
+/// Where a new flow's halves are put together, outbound first: the stack has no room for them. Not pinned; nothing in it
+/// outlives a program's run.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<FlowEntry, 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<FlowEntry, 2> = PerCpuArray::new();
 
 /// An LRU map: a pool is a hint, and the endpoint that is no longer busy makes room for one that is.
 #[btf_map]
@@ -96,6 +100,11 @@ pub struct KeptWay {
     pub mac: Mac,
     pub _pad: u16,
 }
+
+/// Not an LRU map: a source whose count is lost could have as much again. Those without a flow are cleared by the agent.
+#[btf_map]
+pub static ACCOUNTS: HashMap<AccountKey, Account, ACCOUNT_COUNT, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
@@ -148,4 +157,37 @@ pub static REHEARSED_POOLS: HashMap<PoolKey, PortPool, 2> = HashMap::new();
 pub static REHEARSED_SETS: HashMap<SetKey, WorkingSet, 2> = HashMap::new();
 
 #[btf_map]
+pub static REHEARSED_ACCOUNTS: HashMap<AccountKey, Account, 2> = HashMap::new();
+
+#[btf_map]
 pub static REPORT: Array<Report, 1> = Array::new();
+
+#[btf_map]
+pub static TALLIES: PerCpuArray<u64, { TALLY_COUNT as usize }> = PerCpuArray::new();
+
+/// Of `FlowEvent`s; libbpf wants a ring buffer without a value's type. Size from the configuration.
+#[btf_map]
+pub static EVENTS: RingBuf<(), { EVENT_BUFFER as usize }> = RingBuf::new();
+
+/// What a tracer wants. Not pinned, as the rest of its maps: they are those of the programs that were loaded together.
+#[btf_map]
+pub static TRACE_FILTER: Array<TraceFilter, 1> = Array::new();
+
+/// What is spent of a second's events.
+#[btf_map]
+pub static TRACE_SPENT: Array<Budget, 1> = Array::new();
+
+/// Packets between their arrival and their verdict, by how many programs this CPU has begun.
+#[btf_map]
+pub static TRACE_ARRIVALS: PerCpuArray<TraceArrival, { TRACE_DEPTH as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static TRACE_CPU: PerCpuArray<TraceCpu, 1> = PerCpuArray::new();
+
+/// Of `TraceEvent`s.
+#[btf_map]
+pub static TRACE_EVENTS: RingBuf<(), { TRACE_BUFFER as usize }> = RingBuf::new();
+
+/// An LRU map: what goes early is noted once more.
+#[btf_map]
+pub static EXHAUSTED: LruHashMap<ExhaustedKey, u32, 1024> = LruHashMap::new();

@@ -7,14 +7,17 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use vpnat_common::account_ref::AccountRef;
 use vpnat_common::addr::Ip4;
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables, Way};
 use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
+use vpnat_common::layout::account::{Account, AccountKey};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::Device;
-use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::event::{Cause, Kind, Tally};
+use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::pool::{PoolKey, PortPool};
 use vpnat_common::layout::recycling::{SetKey, WorkingSet};
@@ -26,8 +29,8 @@ use vpnat_common::ports::SearchRef;
 use vpnat_common::recycling::SetRef;
 
 use crate::maps::{
-    FLOWS, NEW_POOL, NEW_SET, PORT_POOLS, REHEARSED, REHEARSED_GONE, REHEARSED_POOLS, REHEARSED_SETS, REPORT,
-    SCRATCH, WORKING_SETS,
+    ACCOUNTS, FLOWS, NEW_POOL, NEW_SET, PORT_POOLS, REHEARSED, REHEARSED_ACCOUNTS, REHEARSED_GONE,
+    REHEARSED_POOLS, REHEARSED_SETS, REPORT, SCRATCH, WORKING_SETS,
 };
 use crate::tables::{Kernel, Surroundings};
 
@@ -37,10 +40,12 @@ pub struct Rehearsal {
 }
 
 impl Surroundings for Rehearsal {
+    type Tables = Self;
+
     const REHEARSES: bool = true;
 
     #[inline(always)]
-    fn new(context: *mut c_void, ifindex: u32) -> Self {
+    fn tables(context: *mut c_void, ifindex: u32) -> Self {
         Self { kernel: Kernel::new(context, ifindex) }
     }
 }
@@ -97,6 +102,17 @@ fn set_of(key: &SetKey) -> Option<NonNull<WorkingSet>> {
     NonNull::new(REHEARSED_SETS.get_ptr_mut(key)?)
 }
 
+/// This rehearsal's copy of the account of `key`, likewise.
+#[inline(always)]
+fn account_of(key: &AccountKey) -> Option<NonNull<Account>> {
+    if REHEARSED_ACCOUNTS.get_ptr(key).is_none() {
+        // SAFETY: as in `copy_of`.
+        let live: &Account = unsafe { &*ACCOUNTS.get_ptr(key)? };
+        REHEARSED_ACCOUNTS.insert(key, live, BPF_NOEXIST as u64).ok()?;
+    }
+    NonNull::new(REHEARSED_ACCOUNTS.get_ptr_mut(key)?)
+}
+
 /// Inserts into the copy what is in neither table.
 #[inline(never)]
 fn insert(key: &FlowKey, entry: &FlowEntry) -> u32 {
@@ -151,18 +167,9 @@ impl Tables for Rehearsal {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused> {
-        match insert(key, entry) {
-            DONE => Ok(()),
-            EXISTS => Err(Refused::Exists),
-            _ => Err(Refused::Full),
-        }
-    }
-
-    #[inline(always)]
-    fn scratch(&self) -> Option<FlowRef<'_>> {
+    fn scratch(&self, half: Direction) -> Option<FlowRef<'_>> {
         // Not pinned, so it is this rehearsal's own.
-        self.kernel.scratch()
+        self.kernel.scratch(half)
     }
 
     #[inline(always)]
@@ -191,10 +198,24 @@ impl Tables for Rehearsal {
     }
 
     #[inline(always)]
-    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
-        match SCRATCH.get(0) {
-            Some(entry) => self.insert_flow(key, entry),
-            None => Err(Refused::Full),
+    fn account(&self, key: &AccountKey) -> Option<AccountRef<'_>> {
+        // SAFETY: a value of REHEARSED_ACCOUNTS stays readable and writable until the program ends.
+        account_of(key).map(|account| unsafe { AccountRef::new(account) })
+    }
+
+    #[inline(always)]
+    fn make_account(&self, key: &AccountKey, since: Moment) {
+        let empty = Account { flows: 0, since, opened: Budget::default() };
+        let _ = REHEARSED_ACCOUNTS.insert(key, empty, BPF_NOEXIST as u64);
+    }
+
+    #[inline(always)]
+    fn insert_scratch(&self, half: Direction, key: &FlowKey) -> Result<(), Refused> {
+        let Some(entry) = SCRATCH.get(half as u32 - 1) else { return Err(Refused::Full) };
+        match insert(key, entry) {
+            DONE => Ok(()),
+            EXISTS => Err(Refused::Exists),
+            _ => Err(Refused::Full),
         }
     }
 
@@ -302,4 +323,18 @@ impl Tables for Rehearsal {
             report.counted += 1;
         });
     }
+
+    // Nothing has happened, so nobody is told and nothing is tallied.
+
+    #[inline(always)]
+    fn tally(&self, _: u8, _: Tally) {}
+
+    #[inline(always)]
+    fn flow_started(&self, _: &FlowKey, _: &FlowRef<'_>) {}
+
+    #[inline(always)]
+    fn flow_ended(&self, _: &FlowKey, _: &FlowRef<'_>, _: Option<FlowRef<'_>>, _: Cause) {}
+
+    #[inline(always)]
+    fn exhausted(&self, _: Kind, _: &FlowKey, _: Ip4, _: u8) {}
 }

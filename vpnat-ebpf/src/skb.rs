@@ -12,6 +12,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use vpnat_common::addr::Mac;
+use vpnat_common::checksum::Sum;
 use vpnat_common::engine::holding::Holding;
 use vpnat_common::engine::refusal::{self, Answering, QUOTE};
 use vpnat_common::engine::tables::Link;
@@ -41,7 +42,7 @@ pub struct Skb<'a, const L2: usize> {
 
 /// Where the directly readable part of the packet lies. Helpers move it, so this is asked each time.
 #[inline(always)]
-fn bounds(context: &TcContext) -> (usize, usize) {
+pub fn bounds(context: &TcContext) -> (usize, usize) {
     let skb = context.skb.skb.cast_const();
     // SAFETY: the context is that of the running program.
     unsafe {
@@ -78,8 +79,6 @@ impl<'a, const L2: usize> Skb<'a, L2> {
 }
 
 impl<const L2: usize> Packet for Skb<'_, L2> {
-    const MAY_BE_BIG: bool = true;
-
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         // SAFETY: `place` has checked the bounds; `Wire` types have alignment 1 and take any bytes.
@@ -134,6 +133,12 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
     }
 
     #[inline(always)]
+    fn is_big(&self) -> bool {
+        // SAFETY: the context is that of the running program.
+        unsafe { (*self.context.skb.skb).gso_size != 0 }
+    }
+
+    #[inline(always)]
     fn segments(&self) -> u32 {
         // SAFETY: the context is that of the running program.
         let segments = unsafe { (*self.context.skb.skb).gso_segs };
@@ -145,9 +150,10 @@ impl<const L2: usize> Packet for Skb<'_, L2> {
         &mut self,
         at: usize,
         addr_delta: u16,
-        port_delta: u16,
+        port_delta: Sum,
         optional: bool,
     ) -> bool {
+        let port_delta = port_delta.fold();
         // The helper knows whether the field is a full sum or, with offload, only that of the pseudo-header.
         let mark = if optional { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
         let skb = self.context.skb.skb;

@@ -5,15 +5,18 @@ use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_loop};
+use vpnat_common::account_ref::AccountRef;
 use vpnat_common::addr::{Ip4, Mac};
 use vpnat_common::atomic;
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::tables::{NextHop, Refused, Round, Route, RouteQuery, Tables, Way};
 use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
+use vpnat_common::layout::account::{Account, AccountKey};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::Device;
-use vpnat_common::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use vpnat_common::layout::event::{Cause, Kind, Tally};
+use vpnat_common::layout::flow::{Direction, FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::outcome::Hook;
 use vpnat_common::layout::pool::PoolKey;
 use vpnat_common::layout::recycling::SetKey;
@@ -21,13 +24,15 @@ use vpnat_common::layout::refusal::Budget;
 use vpnat_common::layout::vendor::{
     EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, VendorPolicy,
 };
+use vpnat_common::packet::Packet;
 use vpnat_common::pool_ref::PoolRef;
 use vpnat_common::ports::SearchRef;
 use vpnat_common::recycling::SetRef;
 
+use crate::events;
 use crate::maps::{
-    ANSWER_BUDGET, ANSWERS, CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD, HELD_SHARES,
-    IDENTIFICATIONS, KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES,
+    ACCOUNTS, ANSWER_BUDGET, ANSWERS, CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD,
+    HELD_SHARES, IDENTIFICATIONS, KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES,
     VENDOR_PREFIXES, VENDORS, WAY_SLOTS, WAYS, WORKING_SETS,
 };
 
@@ -46,21 +51,35 @@ mod fib {
     pub const FRAG_NEEDED: i64 = 8;
 }
 
-/// Tables that a program is made with.
-pub trait Surroundings: Tables {
+/// What a program is made with.
+pub trait Surroundings {
+    /// Its tables.
+    type Tables: Tables;
+
     /// Whether the packet is made up. A test run takes the first bytes of a packet without Ethernet header for one, so
     /// that what the kernel says of its protocol means nothing; it is IPv4.
     const REHEARSES: bool;
 
     /// For a program with `context` that runs on the device `ifindex`.
-    fn new(context: *mut c_void, ifindex: u32) -> Self;
+    fn tables(context: *mut c_void, ifindex: u32) -> Self::Tables;
+
+    /// Looks at a packet as it comes, at a hook of a device, and whether it is IPv4. Nothing is kept in the program: the
+    /// verifier would follow it through everything that comes after.
+    #[inline(always)]
+    fn arrived<P: Packet>(_: &P, _: Hook, _: u32, _: bool) {}
+
+    /// Looks at it once more with its verdict.
+    #[inline(always)]
+    fn decided<P: Packet>(_: &P, _: Decision) {}
 }
 
 impl Surroundings for Kernel {
+    type Tables = Self;
+
     const REHEARSES: bool = false;
 
     #[inline(always)]
-    fn new(context: *mut c_void, ifindex: u32) -> Self {
+    fn tables(context: *mut c_void, ifindex: u32) -> Self {
         Self::new(context, ifindex)
     }
 }
@@ -76,6 +95,12 @@ impl Kernel {
     #[inline(always)]
     pub const fn new(context: *mut c_void, ifindex: u32) -> Self {
         Self { context, ifindex }
+    }
+
+    /// For what asks neither about routes nor about the packet.
+    #[inline(always)]
+    pub const fn anywhere() -> Self {
+        Self { context: core::ptr::null_mut(), ifindex: 0 }
     }
 }
 
@@ -130,17 +155,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused> {
-        match FLOWS.insert(key, entry, BPF_NOEXIST as u64) {
-            Ok(()) => Ok(()),
-            Err(EEXIST) => Err(Refused::Exists),
-            Err(_) => Err(Refused::Full),
-        }
-    }
-
-    #[inline(always)]
-    fn scratch(&self) -> Option<FlowRef<'_>> {
-        let entry = NonNull::new(SCRATCH.get_ptr_mut(0)?)?;
+    fn scratch(&self, half: Direction) -> Option<FlowRef<'_>> {
+        let entry = NonNull::new(SCRATCH.get_ptr_mut(half as u32 - 1)?)?;
         // SAFETY: a value of SCRATCH stays readable and writable until the program ends.
         Some(unsafe { FlowRef::new(entry) })
     }
@@ -153,10 +169,12 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
-        match SCRATCH.get(0) {
-            Some(entry) => self.insert_flow(key, entry),
-            None => Err(Refused::Full),
+    fn insert_scratch(&self, half: Direction, key: &FlowKey) -> Result<(), Refused> {
+        let Some(entry) = SCRATCH.get(half as u32 - 1) else { return Err(Refused::Full) };
+        match FLOWS.insert(key, entry, BPF_NOEXIST as u64) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(Refused::Exists),
+            Err(_) => Err(Refused::Full),
         }
     }
 
@@ -192,6 +210,20 @@ impl Tables for Kernel {
         let set = NonNull::new(WORKING_SETS.get_ptr_mut(key)?)?;
         // SAFETY: as above.
         Some(unsafe { SetRef::new(set) })
+    }
+
+    #[inline(always)]
+    fn account(&self, key: &AccountKey) -> Option<AccountRef<'_>> {
+        let account = NonNull::new(ACCOUNTS.get_ptr_mut(key)?)?;
+        // SAFETY: a value of ACCOUNTS stays readable and writable until the program ends.
+        Some(unsafe { AccountRef::new(account) })
+    }
+
+    #[inline(always)]
+    fn make_account(&self, key: &AccountKey, since: Moment) {
+        let empty = Account { flows: 0, since, opened: Budget::default() };
+        // Made by another CPU meanwhile is as good.
+        let _ = ACCOUNTS.insert(key, empty, BPF_NOEXIST as u64);
     }
 
     #[inline(always)]
@@ -277,6 +309,8 @@ impl Tables for Kernel {
         lookup.family = AF_INET;
         lookup.l4_protocol = query.protocol;
         lookup.ifindex = self.ifindex;
+        // Asked about any length, the helper tells the route's MTU, not that of the device only (TC).
+        lookup.__bindgen_anon_1.tot_len = 1;
         lookup.__bindgen_anon_3.ipv4_src = query.src.to_ne();
         lookup.__bindgen_anon_4.ipv4_dst = query.dst.to_ne();
         // SAFETY: the context is that of the running program, the parameters are as long as stated.
@@ -373,5 +407,25 @@ impl Tables for Kernel {
                 (*count).bytes += bytes as u64;
             }
         }
+    }
+
+    #[inline(always)]
+    fn tally(&self, slot: u8, tally: Tally) {
+        events::count(slot, tally);
+    }
+
+    #[inline(always)]
+    fn flow_started(&self, key: &FlowKey, entry: &FlowRef<'_>) {
+        events::start(key, *entry);
+    }
+
+    #[inline(always)]
+    fn flow_ended(&self, key: &FlowKey, entry: &FlowRef<'_>, other: Option<FlowRef<'_>>, cause: Cause) {
+        events::end(key, *entry, other, cause);
+    }
+
+    #[inline(always)]
+    fn exhausted(&self, kind: Kind, key: &FlowKey, egress: Ip4, slot: u8) {
+        events::exhausted(self, kind, key, egress, slot);
     }
 }

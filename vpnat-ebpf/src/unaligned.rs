@@ -63,6 +63,32 @@ pub unsafe fn packet_pointer<C, const AT: usize>(context: *const C) -> usize {
     }
 }
 
+/// How many bytes lie between two packet pointers.
+///
+/// In assembly, because the compiler calculates with half of each where it needs no more of the result, and the verifier
+/// refuses that of a pointer.
+#[inline(always)]
+pub fn distance(start: usize, end: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut bytes = end as u64;
+        // SAFETY: arithmetic on a register.
+        unsafe {
+            core::arch::asm!(
+                "{bytes} -= {start}",
+                bytes = inout(reg) bytes,
+                start = in(reg) start as u64,
+                options(pure, nomem, nostack),
+            );
+        }
+        bytes as usize
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        end.wrapping_sub(start)
+    }
+}
+
 #[cfg(target_arch = "bpf")]
 mod words {
     use core::arch::asm;
@@ -75,7 +101,8 @@ mod words {
     macro_rules! load {
         ($kind:ident, $from:ident, $room:ident, $at:literal) => {{
             let word: u64;
-            // SAFETY: `read` is called with a readable place, and only words inside it are named.
+            // SAFETY: `read` is called with a readable place, and only words inside it are named; a load of fewer than
+            // eight bytes clears the rest of the register.
             unsafe {
                 asm!(
                     concat!("{word} = *(", stringify!($kind), " *)({from} + ", $at, ")"),
@@ -83,6 +110,8 @@ mod words {
                     from = in(reg) $from,
                     options(pure, readonly, nostack),
                 );
+                // What a load clears need not be cleared again.
+                core::hint::assert_unchecked(word <= $kind::MAX as u64);
                 $room.add($at).cast::<$kind>().write(word as $kind);
             }
         }};

@@ -6,10 +6,12 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_skb_load_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use vpnat_common::engine::flows::When;
 use vpnat_common::engine::tables::{Round, Tables as _};
 use vpnat_common::engine::{Clock, flows};
+use vpnat_common::layout::event::Cause;
 use vpnat_common::layout::flow::FlowKey;
-use vpnat_common::layout::upkeep::{REAP_KEYS_AT, REAP_MOST};
+use vpnat_common::layout::upkeep::{REAP_HOW_AT, REAP_KEYS_AT, REAP_MOST, REAP_NOW, REAP_REVOKED};
 
 use crate::tables::Kernel;
 
@@ -28,6 +30,8 @@ pub fn probe_clock(context: TcContext) -> i32 {
 
 struct Reaping {
     skb: *mut c_void,
+    /// [`REAP_NOW`], [`REAP_REVOKED`] or anything else.
+    how: u8,
     entries: u32,
 }
 
@@ -46,17 +50,28 @@ impl Round for Reaping {
         };
         if failed == 0 {
             let kernel = Kernel::new(self.skb, 0);
-            self.entries += flows::reap(&kernel, &Clock::read(&kernel), &key);
+            let when = match self.how {
+                REAP_NOW => When::Now(Cause::Killed),
+                REAP_REVOKED => When::Now(Cause::Policy),
+                _ => flows::SWEPT,
+            };
+            self.entries += flows::reap(&kernel, &Clock::read(&kernel), &key, when);
         }
         failed != 0
     }
 }
 
-/// Removes the flows named in the packet that are over; returns the number of entries removed.
+/// Removes the flows named in the packet, those that are over or all ([`REAP_NOW`], [`REAP_REVOKED`]); returns the number of entries removed.
 #[classifier]
 pub fn reap(context: TcContext) -> i32 {
     let keys = context.len().saturating_sub(REAP_KEYS_AT) / size_of::<FlowKey>() as u32;
-    let mut reaping = Reaping { skb: context.as_ptr(), entries: 0 };
+    let mut how = 0u8;
+    // SAFETY: `how` has the stated length, and any byte is a value of it.
+    let failed = unsafe { bpf_skb_load_bytes(context.as_ptr(), REAP_HOW_AT, (&raw mut how).cast(), 1) };
+    if failed != 0 {
+        return 0;
+    }
+    let mut reaping = Reaping { skb: context.as_ptr(), how, entries: 0 };
     Kernel::new(context.as_ptr(), 0).repeat(keys.min(REAP_MOST), &mut reaping);
     reaping.entries as i32
 }

@@ -11,7 +11,7 @@ use vpnat_common::addr::Mac;
 use vpnat_common::checksum::{self, Sum};
 use vpnat_common::engine::Decision;
 use vpnat_common::engine::fast;
-use vpnat_common::engine::tables::Link;
+use vpnat_common::engine::tables::{Link, Tables as _};
 use vpnat_common::layout::device::role::{INSIDE, OUTSIDE};
 use vpnat_common::layout::outcome::{Hook, Outcome};
 use vpnat_common::packet::{Ip, Packet, Subject, Wire};
@@ -19,6 +19,7 @@ use vpnat_common::packet::{Ip, Packet, Subject, Wire};
 use crate::maps::{DEVICES, XDP_DEVICES, XDP_PORTS};
 use crate::rehearsal::Rehearsal;
 use crate::tables::{Kernel, Surroundings};
+use crate::trace::Traced;
 use crate::unaligned::{self, packet_pointer};
 
 /// Length of an Ethernet header.
@@ -73,8 +74,6 @@ impl<'a> Frame<'a> {
 }
 
 impl Packet for Frame<'_> {
-    const MAY_BE_BIG: bool = false;
-
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         // SAFETY: `place` has checked the bounds; `Wire` types have alignment 1 and take any bytes.
@@ -132,7 +131,7 @@ impl Packet for Frame<'_> {
         &mut self,
         at: usize,
         addr_delta: u16,
-        port_delta: u16,
+        port_delta: Sum,
         optional: bool,
     ) -> bool {
         let old = if PLAIN { self.load::<[u8; 2]>(at) } else { self.load_at(at) };
@@ -141,7 +140,7 @@ impl Packet for Frame<'_> {
         if optional && old == 0 {
             return true;
         }
-        let mut new = checksum::apply(old, Sum(addr_delta as u32).add16(port_delta));
+        let mut new = checksum::apply(old, port_delta.add16(addr_delta));
         if optional && new == 0 {
             new = 0xffff;
         }
@@ -204,15 +203,19 @@ impl Link for Frame<'_> {
 
 #[inline(always)]
 fn run<T: Surroundings, const ROLES: u8>(context: &XdpContext) -> u32 {
-    let tables = T::new(context.as_ptr(), context.ingress_ifindex() as u32);
+    let ifindex = context.ingress_ifindex() as u32;
+    let tables = T::tables(context.as_ptr(), ifindex);
     let mut frame = Frame::new(context);
     let bytes = frame.len();
-    let decision = if frame.is_ipv4() {
+    let is_ipv4 = frame.is_ipv4();
+    T::arrived(&frame, Hook::Xdp, ifindex, is_ipv4);
+    let decision = if is_ipv4 {
         fast::forward::<_, _, ROLES>(&tables, &mut frame)
     } else {
         Decision::nobody(Outcome::NotOurs)
     };
     tables.count(decision, Hook::Xdp, bytes);
+    T::decided(&frame, decision);
     if decision.is_drop() {
         xdp_action::XDP_DROP
     } else if decision.is_translated() {
@@ -248,4 +251,11 @@ programs! {
     explain_xdp_outside: Rehearsal, OUTSIDE;
     /// A rehearsal of `xdp_both`.
     explain_xdp_both: Rehearsal, INSIDE | OUTSIDE;
+
+    /// `xdp_inside` with a tracer who is told.
+    traced_xdp_inside: Traced, INSIDE;
+    /// `xdp_outside`, likewise.
+    traced_xdp_outside: Traced, OUTSIDE;
+    /// `xdp_both`, likewise.
+    traced_xdp_both: Traced, INSIDE | OUTSIDE;
 }

@@ -52,6 +52,8 @@ pub const LAB: &[Need] = &[
     ),
     need("wireguard-go", "wireguard-go", "WireGuard tunnels"),
     need("wg", "wireguard-tools", "WireGuard tunnels"),
+    need("promtool", "prometheus", "checking metrics and alert rules"),
+    need("tshark", "tshark", "reading IPFIX with somebody else's decoder"),
 ];
 
 /// For making packages and for trying them in a Debian tree of their own.

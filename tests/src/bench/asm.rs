@@ -37,9 +37,11 @@ pub enum Size {
 pub enum Op {
     Add = 0x00,
     Sub = 0x10,
+    Mul = 0x20,
     And = 0x50,
     Lsh = 0x60,
     Rsh = 0x70,
+    Xor = 0xa0,
 }
 
 /// Unsigned 64-bit comparisons: the operation bits of a jump.

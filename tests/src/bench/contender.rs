@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::bpf;
+use super::bpf::{self, Shared};
 use super::path::{EGRESS, INSIDE, OUTSIDE, PODS, VENDORS};
-use super::programs;
+use super::programs::{self, Line};
 use crate::agent;
 use crate::link::{Mac, mac};
 use crate::netns::Namespace;
@@ -23,6 +23,8 @@ pub enum Contender {
     Redirect,
     /// The same, with a lookup in a hash map like vpnat's flow table: what any NAT with such a table costs at least.
     Lookup,
+    /// The same, but with one cache line for each flow in an array: what a table could save at most.
+    Array,
     /// The kernel's routing, no NAT.
     Plain,
     /// `iptables -j MASQUERADE`.
@@ -41,10 +43,11 @@ pub enum Contender {
 
 impl Contender {
     /// All that need no explanation.
-    pub const KNOWN: [Self; 9] = [
+    pub const KNOWN: [Self; 10] = [
         Self::Straight,
         Self::Redirect,
         Self::Lookup,
+        Self::Array,
         Self::Plain,
         Self::Iptables,
         Self::Nftables,
@@ -59,6 +62,7 @@ impl Contender {
             Self::Straight => "straight",
             Self::Redirect => "redirect",
             Self::Lookup => "lookup",
+            Self::Array => "array",
             Self::Plain => "plain",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
@@ -71,7 +75,7 @@ impl Contender {
 
     /// Whether it is a NAT.
     pub fn translates(&self) -> bool {
-        !matches!(self, Self::Straight | Self::Redirect | Self::Lookup | Self::Plain)
+        !matches!(self, Self::Straight | Self::Redirect | Self::Lookup | Self::Array | Self::Plain)
     }
 
     /// Whether it is ours.
@@ -97,19 +101,24 @@ pub struct Host<'a> {
     agent: Option<Background>,
     pins: Option<PathBuf>,
     attached: Vec<(OwnedFd, OwnedFd)>,
+    table: Option<Shared<Line>>,
     _sandbox: &'a Sandbox,
 }
 
 impl<'a> Host<'a> {
     /// Starts the contender in `nat`.
     pub fn start(sandbox: &'a Sandbox, nat: &Namespace, contender: &Contender) -> Self {
-        let mut host = Self { agent: None, pins: None, attached: Vec::new(), _sandbox: sandbox };
+        let mut host = Self { agent: None, pins: None, attached: Vec::new(), table: None, _sandbox: sandbox };
         match contender {
             Contender::Straight | Contender::Plain => {}
             Contender::Redirect => host.attached = redirect(nat, programs::redirect),
             Contender::Lookup => {
                 let table = bpf::flow_table(2 * MAX_FLOWS);
                 host.attached = redirect(nat, |target, to, from| programs::lookup(&table, target, to, from));
+            }
+            Contender::Array => {
+                let table = host.table.insert(Shared::new(programs::LINES));
+                host.attached = redirect(nat, |target, to, from| programs::array(table, target, to, from));
             }
             Contender::Iptables => {
                 nat.run(&format!("iptables -t nat -A POSTROUTING -s {PODS} -o {OUTSIDE} -j MASQUERADE"));
@@ -187,9 +196,12 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// vpnat's configuration; `how` are lines of its datapath.
+///
+/// Several agents run at a time, each in a network namespace of its own, but with the file system in common.
 pub fn config(pins: &Path, how: &str, max_flows: u32) -> String {
+    let own = pins.file_name().unwrap_or_default().to_string_lossy();
     format!(
-        "[agent]\nbpffs = \"{}\"\nmetrics = \"{}\"\n\n\
+        "[agent]\nbpffs = \"{}\"\nrun_dir = \"/run/vpnat-{own}\"\nmetrics = \"{}\"\n\n\
          [datapath]\ninside = [\"{INSIDE}\"]\noutside = [\"{OUTSIDE}\"]\n{how}\nmax_flows = {max_flows}\n\n\
          [[vendor]]\nname = \"bench\"\ncidrs = [\"{VENDORS}\"]\negress_ips = [\"{}\"]\nallow_from = [\"{PODS}\"]\n\
          [vendor.timeouts]\nudp = 7200\n",

@@ -16,7 +16,9 @@ const PACKETS: u32 = 500_000;
 pub fn measure(sandbox: &Sandbox, contenders: &[Contender], effort: &Effort, report: &mut Report) {
     progress("the programs by themselves");
     for contender in contenders {
-        if !contender.is_vpnat() && !matches!(contender, Contender::Redirect | Contender::Lookup) {
+        if !contender.is_vpnat()
+            && !matches!(contender, Contender::Redirect | Contender::Lookup | Contender::Array)
+        {
             continue;
         }
         let Some(path) = Path::new(sandbox, contender, report) else { continue };

@@ -1,11 +1,13 @@
 //! One scenario in one way of meeting vpnat.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
+use vpnat_common::addr::Ip4;
 use vpnat_common::layout::flow::FlowEntry;
 use vpnat_common::layout::outcome::{Hook, Outcome, counter_index};
 use vpnat_common::layout::user::FlowEntryBytes;
-use vpnat_common::layout::vendor::VendorPolicy;
+use vpnat_common::layout::vendor::{EgressAddress, VendorPolicy};
 
 use crate::plan::{End, mac_of};
 use crate::seen::Seen;
@@ -80,7 +82,8 @@ impl Way {
         matches!(self, Self::Redirect | Self::RedirectOneArm)
     }
 
-    fn one_arm(self) -> bool {
+    /// Whether pods and vendors share a device.
+    pub fn one_arm(self) -> bool {
         matches!(self, Self::XdpOneArm | Self::TcEthernetOneArm | Self::TcTunnelOneArm | Self::RedirectOneArm)
     }
 
@@ -227,7 +230,7 @@ impl Case<'_> {
     }
 
     /// The packet as it comes by the device `ifindex`, addressed to it.
-    fn frame(&self, ifindex: u32, packet: &[u8]) -> Vec<u8> {
+    pub fn frame(&self, ifindex: u32, packet: &[u8]) -> Vec<u8> {
         if !self.way.ethernet() {
             // A test run wants an IP header behind what it takes for an Ethernet header.
             let mut padded = packet.to_vec();
@@ -259,6 +262,15 @@ impl Case<'_> {
         vendors.set(slot.into(), policy, 0).expect("a vendor's policy");
     }
 
+    /// Gives the vendor in `slot` another egress address, as the agent does: known as one before the policy names it.
+    pub fn move_egress(&mut self, slot: u8, address: Ipv4Addr) {
+        let egress = &mut self.world.maps.egress;
+        let address = Ip4::from(address);
+        let known = egress.get(&address, 0).map_or(0, |known| known.vendors);
+        egress.insert(address, EgressAddress { vendors: known | 1 << slot }, 0).expect("an egress address");
+        self.change_policy(slot, |policy| policy.egress[0] = address);
+    }
+
     /// How many entries the flow table has.
     pub fn entries(&self) -> usize {
         self.world.flows.keys().flatten().count()
@@ -281,7 +293,8 @@ impl Case<'_> {
             [(&decoded[0], outbound, line.public, line.pod), (&decoded[1], inbound, line.pod, line.public)]
         {
             assert_eq!((entry.new_addr, entry.new_port.number), (new.0.into(), new.1), "{line:?}");
-            assert_eq!(entry.check, own.check(entry.direction), "{line:?}");
+            let check = own.check(entry.direction, entry.new_addr, entry.new_port);
+            assert_eq!(entry.check, check, "{line:?}");
             // ~old + new over the address, RFC 1624.
             let words = |end: End| {
                 end.0.octets().chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum::<u32>()

@@ -92,6 +92,8 @@ fn a_half_whose_port_is_another_flows_is_removed() {
 /// Offsets of what decides whether an entry may be used.
 const DIRECTION: usize = std::mem::offset_of!(FlowEntry, direction);
 const CHECK: usize = std::mem::offset_of!(FlowEntry, check);
+/// Address and port that are written.
+const TARGET: usize = std::mem::offset_of!(FlowEntry, new_addr);
 const PHASE: usize = std::mem::offset_of!(FlowEntry, phase);
 const VENDOR: usize = std::mem::offset_of!(FlowEntry, vendor);
 
@@ -107,7 +109,7 @@ fn spoil(case: &mut Case<'_>, at: usize, byte: impl Fn(u8) -> u8) {
 }
 
 #[test]
-fn an_entry_with_a_wrong_direction_or_check_translates_nothing() {
+fn an_entry_with_a_wrong_direction_target_or_check_translates_nothing() {
     each(ALL, |case| {
         for value in [0, 3, 7, 255] {
             spoil(case, DIRECTION, |_| value);
@@ -115,7 +117,7 @@ fn an_entry_with_a_wrong_direction_or_check_translates_nothing() {
         }
         spoil(case, DIRECTION, |byte| 3 - byte);
         unused(case);
-        for at in [CHECK, CHECK + 1] {
+        for at in (TARGET..TARGET + 6).chain([CHECK, CHECK + 1]) {
             spoil(case, at, |byte| byte ^ 0x10);
             unused(case);
         }
@@ -136,10 +138,22 @@ fn unused(case: &mut Case<'_>) {
 #[test]
 fn an_entry_with_a_wrong_phase_or_vendor_is_not_renewed() {
     each(ALL, |case| {
-        for (at, value) in [(PHASE, 0), (PHASE, 9), (PHASE, 255), (VENDOR, 64), (VENDOR, 255)] {
+        for (at, value) in [(PHASE, 0), (PHASE, 9), (PHASE, 10), (PHASE, 255), (VENDOR, 64), (VENDOR, 255)] {
             spoil(case, at, |_| value);
             case.wait(STAMP_SECONDS);
             unused(case);
         }
     });
+}
+
+/// A policy that names an address which is not the vendor's: no flow is made by it.
+#[test]
+fn an_egress_address_that_is_not_the_vendors_is_not_believed() {
+    for stranger in [[255, 255, 255, 255], POD_2.octets(), [0, 0, 0, 0]] {
+        each(ALL, |case| {
+            case.change_policy(A, |policy| policy.egress[0] = vpnat_common::addr::Ip4 { octets: stranger });
+            case.out(&question()).ends_as(A, Outcome::NotReady);
+            assert_eq!(case.entries(), 0);
+        });
+    }
 }

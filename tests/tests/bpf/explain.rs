@@ -28,7 +28,8 @@ fn every_program_has_a_rehearsal_that_loads() {
         pins.create().expect("pin directories");
         let nothing = Needed { tc: BTreeSet::new(), xdp: BTreeSet::new() };
         let rate = object::tick_rate(&stop).expect("the kernel's tick rate");
-        object::load(&pins, Sizes { flows: 64, fragments: 64 }, rate, &nothing, &stop).expect("maps");
+        object::load(&pins, Sizes { flows: 64, fragments: 64, events: 64 << 10 }, rate, &nothing, &stop)
+            .expect("maps");
         let mut loaded = object::load_rehearsals(&pins, &programs, &stop).unwrap_or_else(|e| panic!("{e}"));
         for name in programs {
             let name = object::rehearsal_of(name);

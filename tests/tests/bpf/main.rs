@@ -8,12 +8,14 @@
 mod case;
 mod model;
 mod plan;
+mod raw_map;
 mod seen;
 mod world;
 
 mod basics;
 mod corrupt;
 mod errors;
+mod events;
 mod explain;
 mod found;
 mod fragments;
@@ -26,7 +28,9 @@ mod refusal;
 mod rfc;
 mod routes;
 mod speed;
+mod spoiled;
 mod tcp;
 mod timers;
+mod trace;
 mod udp;
 mod upkeep;

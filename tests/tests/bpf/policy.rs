@@ -159,7 +159,7 @@ fn a_flow_does_not_outlive_its_egress_address() {
     each(ALL, |case| {
         let question = udp((POD, 40000), (SERVER, 53), 64, b"question");
         case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_A, 40000)));
-        case.change_policy(A, |policy| policy.egress[0] = EGRESS_B.into());
+        case.move_egress(A, EGRESS_B);
         case.wait(STAMP_SECONDS);
         case.out(&question).leaves_as(A, &model::source(&question, (EGRESS_B, 40000)));
         // While the list is being rewritten it may name nobody: then nothing leaves.

@@ -43,13 +43,13 @@ fn the_whole_range_is_used_and_then_refused() {
         let other = question(40004, (SERVER_B, 53));
         case.out(&other).leaves_as(B, &model::source(&other, (EGRESS_B, 40004)));
 
-        // Old flows go on, and one that ends makes room: two seconds later, for whoever comes first.
+        // Old flows go on, and one that ends makes room: after its port has rested, for whoever comes first.
         assert!(ports.contains(&open(case, 40000, remote)));
         case.wait(200);
         for number in 0..3 {
             open(case, 40000 + number, remote);
         }
-        case.wait(120);
+        case.wait(240);
         assert!(ports.contains(&open(case, 40004, remote)), "the fourth flow's port is free by now");
         case.out(&question(40005, remote)).ends_as(A, Outcome::PortsExhausted);
     });

@@ -9,7 +9,8 @@
 use std::io::Write as _;
 
 use tests::packet::{TCP, tcp, udp};
-use vpnat_common::layout::flow::FlowEntry;
+use vpnat_common::addr::Port;
+use vpnat_common::layout::flow::{Direction, FlowEntry};
 use vpnat_common::layout::user::FlowEntryBytes;
 
 use crate::case::{Case, Course, Line, Way, each};
@@ -49,6 +50,9 @@ fn identity(case: &mut Case<'_>, protocol: u8) -> Vec<u8> {
     bytes[at..at + 4].copy_from_slice(&POD.octets());
     let at = std::mem::offset_of!(FlowEntry, addr_delta);
     bytes[at..at + 2].copy_from_slice(&[0xff, 0xff]);
+    let at = std::mem::offset_of!(FlowEntry, check);
+    let check = key.check(Direction::Outbound, POD.into(), Port::new(POD_END.1));
+    bytes[at..at + 2].copy_from_slice(&check.to_ne_bytes());
     case.world.flows.insert(key, FlowEntryBytes(bytes), 0).expect("the outbound half");
     with_ttl(&question, 255)
 }
@@ -75,7 +79,12 @@ fn nanoseconds_per_packet() {
         for (name, protocol) in [("UDP", tests::packet::UDP), ("TCP", TCP)] {
             case.restart();
             let packet = identity(case, protocol);
-            figures += &format!(", established {name} {} ns", measure(case, &packet));
+            let nanoseconds = measure(case, &packet);
+            // By this flow and no other.
+            let key = Line { protocol, pod: POD_END, remote: SERVER_END, public: PUBLIC }.keys()[0];
+            let entry = case.world.flows.get(&key, 0).expect("the flow").decode().expect("a sound entry");
+            assert!(entry.packets > RUNS as u64 * u64::from(REPEAT), "{:?} {name}: {entry:?}", case.way);
+            figures += &format!(", established {name} {nanoseconds} ns");
         }
         // Past the harness, which keeps to itself what a test that succeeds prints.
         writeln!(std::io::stderr(), "{:?}, outbound, 64 bytes: {figures}", case.way).expect("standard error");

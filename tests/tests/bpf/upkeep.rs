@@ -2,11 +2,11 @@
 
 use tests::packet::{UDP, udp};
 use vpnat_common::layout::flow::FlowKey;
-use vpnat_common::layout::upkeep::{REAP_KEYS_AT, REAP_MOST};
+use vpnat_common::layout::upkeep::{REAP_HOW_AT, REAP_KEYS_AT, REAP_MOST, REAP_NOW};
 use vpnat_common::layout::user::FlowEntryBytes;
 
 use crate::case::{Case, Line, Way, each};
-use crate::plan::{EGRESS_A, POD, SERVER};
+use crate::plan::{A, EGRESS_A, POD, SERVER};
 
 fn line(number: u16) -> Line {
     let port = 40000 + number;
@@ -19,14 +19,24 @@ fn open(case: &mut Case<'_>, number: u16) {
 }
 
 /// Gives keys to the sweep's program; how many entries it says that it removed.
-fn reap(case: &mut Case<'_>, keys: &[FlowKey]) -> u32 {
+pub fn reap(case: &mut Case<'_>, keys: &[FlowKey]) -> u32 {
+    ask(case, keys, 0)
+}
+
+/// Ends flows by their keys; how many entries went.
+pub fn kill(case: &mut Case<'_>, keys: &[FlowKey]) -> u32 {
+    ask(case, keys, REAP_NOW)
+}
+
+fn ask(case: &mut Case<'_>, keys: &[FlowKey], how: u8) -> u32 {
     let mut data = vec![0; REAP_KEYS_AT as usize];
+    data[REAP_HOW_AT as usize] = how;
     for key in keys {
         data.extend(key.src.octets);
         data.extend(key.dst.octets);
         data.extend(key.src_port.number.to_ne_bytes());
         data.extend(key.dst_port.number.to_ne_bytes());
-        data.extend([key.protocol, 0, 0, 0]);
+        data.extend([key.protocol, key.kind, 0, 0]);
     }
     case.world.run("reap", &data, &[]).0
 }
@@ -55,6 +65,8 @@ fn reaping_removes_what_is_over_and_nothing_else() {
         assert_eq!(reap(case, &keys), 0);
         assert_eq!(case.entries(), 6);
         case.wait(120);
+        assert_eq!(reap(case, &keys), 0, "ports rest");
+        case.wait(110);
         assert_eq!(reap(case, &keys[1..2]), 2, "by the inbound key");
         assert_eq!(case.halves(&line(0)).map(|half| half.is_some()), [false, false]);
         assert_eq!(reap(case, &keys), 2);
@@ -75,6 +87,9 @@ fn what_has_only_just_ended_stays_for_a_moment() {
         let now = case.world.now();
         case.wait(ends - now);
         assert_eq!(reap(case, &line(0).keys()), 0);
+        // Without a rest for its port.
+        case.change_policy(A, |policy| policy.hold_s = 0);
+        assert_eq!(reap(case, &line(0).keys()), 0);
         case.wait(8);
         assert_eq!(reap(case, &line(0).keys()), 2);
     });
@@ -90,7 +105,7 @@ fn halves_and_wrecks_are_reaped() {
         case.world.flows.remove(&line(1).keys()[1]).expect("the inbound half");
         let keys: Vec<_> = (0..3).flat_map(|number| line(number).keys()).collect();
         assert_eq!(reap(case, &keys), 0, "a half lives as long as its timer");
-        case.wait(320);
+        case.wait(320 + 120);
         assert_eq!(reap(case, &keys), 4);
         assert_eq!(case.entries(), 0);
 
@@ -106,7 +121,7 @@ fn halves_and_wrecks_are_reaped() {
 fn one_call_takes_so_many_keys_and_no_more() {
     each(&[Way::TcEthernet], |case| {
         open(case, 0);
-        case.wait(320);
+        case.wait(320 + 120);
         let nothing = line(9).keys()[0];
         let mut keys = vec![nothing; REAP_MOST as usize];
         keys.push(line(0).keys()[0]);

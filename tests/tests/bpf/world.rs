@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use tests::link;
@@ -17,16 +17,20 @@ use vpnat_agent::datapath::maps::ConfigMaps;
 use vpnat_agent::datapath::object::{self, Sizes, TC_PROGRAMS, XDP_PROGRAMS};
 use vpnat_agent::datapath::pins::Pins;
 use vpnat_agent::stop::Stop;
+use vpnat_agent::trace::event::Decided;
 use vpnat_common::addr::Ip4;
 use vpnat_common::engine::STAMP_SECONDS;
+use vpnat_common::layout::account::{Account, AccountKey};
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort, role};
+use vpnat_common::layout::event::{FlowEvent, Tally};
 use vpnat_common::layout::flow::{FlowKey, FragmentEntry, FragmentKey};
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, counter_index};
 use vpnat_common::layout::pool::{PoolKey, PortPool};
 use vpnat_common::layout::recycling::{SetKey, WorkingSet};
 use vpnat_common::layout::refusal::Answers;
+use vpnat_common::layout::trace::{TraceCpu, TraceFilter};
 use vpnat_common::layout::user::FlowEntryBytes;
 use vpnat_common::layout::vendor::{
     EgressAddress, PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceKey, SourceRule, VendorPolicy,
@@ -39,6 +43,9 @@ use crate::plan::{
 
 /// Room of the flow table: small, so that a test can fill it.
 pub const TABLE_ENTRIES: u32 = 128;
+
+/// The event buffer: the least that every page size allows.
+pub const EVENT_BYTES: u32 = 64 << 10;
 
 /// A namespace with forwarding on, and the devices that the programs are told they run on.
 pub struct Site {
@@ -101,11 +108,50 @@ pub struct World {
     fragments: HashMap<MapData, FragmentKey, [u8; size_of::<FragmentEntry>()]>,
     pools: HashMap<MapData, PoolKey, PortPool>,
     sets: HashMap<MapData, SetKey, WorkingSet>,
+    /// What sources have.
+    pub accounts: HashMap<MapData, AccountKey, Account>,
     counters: PerCpuArray<MapData, Count>,
     counters_map: MapData,
     answers: PerCpuArray<MapData, Answers>,
     budget: Array<MapData, u32>,
+    tallies: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
     programs: Ebpf,
+    /// Whether programs run in their traced form.
+    traced: bool,
+}
+
+/// Runs every case through the traced programs: `VPNAT_TRACED=1 cargo xtask test --tier bpf`.
+const TRACED_ENV: &str = "VPNAT_TRACED";
+
+/// The reading end of the traced programs.
+pub struct Tracer {
+    filter: Array<MapData, TraceFilter>,
+    events: RingBuf<MapData>,
+    counts: PerCpuArray<MapData, TraceCpu>,
+}
+
+impl Tracer {
+    /// Tells the programs what is wanted.
+    pub fn wants(&mut self, filter: TraceFilter) {
+        self.filter.set(0, filter, 0).expect("the filter");
+    }
+
+    /// What was told since this was last asked for.
+    pub fn told(&mut self) -> Vec<Decided> {
+        let mut told = Vec::new();
+        while let Some(item) = self.events.next() {
+            told.push(Decided::read(&item).expect("an event"));
+        }
+        told
+    }
+
+    /// Events suppressed and lost; no arrival may be left without its verdict.
+    pub fn missed(&self) -> (u64, u64) {
+        let counts = self.counts.get(&0, 0).expect("the counts");
+        assert!(counts.iter().all(|cpu| cpu.depth == 0));
+        (counts.iter().map(|cpu| cpu.suppressed).sum(), counts.iter().map(|cpu| cpu.lost).sum())
+    }
 }
 
 /// The one world of this process; whoever holds it has the maps to itself.
@@ -127,6 +173,30 @@ impl World {
         std::thread::spawn(Self::load).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// Loads the traced forms, runs them from now on, and tells what `filter` wants. The most that the verifier has looked at.
+    pub fn trace(&mut self, filter: TraceFilter) -> (Tracer, u32) {
+        let mut most = 0;
+        for name in TC_PROGRAMS.iter().chain(&XDP_PROGRAMS) {
+            if !self.traced {
+                object::load_traced(&mut self.programs, name).unwrap_or_else(|error| panic!("{error}"));
+            }
+            let info = match self.programs.program(&object::traced(name)) {
+                Some(Program::Xdp(program)) => program.info(),
+                Some(Program::SchedClassifier(program)) => program.info(),
+                _ => panic!("no program traced_{name}"),
+            };
+            most = most.max(info.expect("a loaded program").verified_instruction_count().unwrap_or(0));
+        }
+        self.traced = true;
+        let mut tracer = Tracer {
+            filter: taken(&mut self.programs, names::TRACE_FILTER),
+            events: taken(&mut self.programs, names::TRACE_EVENTS),
+            counts: taken(&mut self.programs, names::TRACE_CPU),
+        };
+        tracer.wants(filter);
+        (tracer, most)
+    }
+
     /// Every program's descriptor, by its name.
     pub fn program_fds(&self) -> BTreeMap<&'static str, RawFd> {
         let fd = |name: &&'static str| {
@@ -141,6 +211,12 @@ impl World {
         TC_PROGRAMS.iter().chain(&XDP_PROGRAMS).map(fd).collect()
     }
 
+    /// The kernel's numbers of all maps that any program uses.
+    pub fn map_ids(&self) -> std::collections::BTreeSet<u32> {
+        let infos = self.programs.programs().filter_map(|(_, program)| program.info().ok());
+        infos.filter_map(|info| info.map_ids().expect("a program's maps")).flatten().collect()
+    }
+
     /// The counters' descriptor.
     pub fn counters_fd(&self) -> RawFd {
         self.counters_map.fd().as_fd().as_raw_fd()
@@ -153,14 +229,17 @@ impl World {
         let stop = Stop::default();
         let needed = Needed { tc: TC_PROGRAMS.into(), xdp: XDP_PROGRAMS.into() };
         let rate = object::tick_rate(&stop).expect("the kernel's tick rate");
-        let sizes = Sizes { flows: TABLE_ENTRIES, fragments: 1024 };
+        let sizes = Sizes { flows: TABLE_ENTRIES, fragments: 1024, events: EVENT_BYTES };
         let mut programs =
             object::load(&pins, sizes, rate, &needed, &stop).unwrap_or_else(|error| panic!("{error}"));
-        fn taken<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &str) -> T {
-            let map = programs.take_map(name).unwrap_or_else(|| panic!("no map {name}"));
-            T::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
+        let traced = std::env::var_os(TRACED_ENV).is_some();
+        if traced {
+            for name in TC_PROGRAMS.iter().chain(&XDP_PROGRAMS) {
+                object::load_traced(&mut programs, name).unwrap_or_else(|error| panic!("{error}"));
+            }
         }
         Self {
+            traced,
             two_arms: Site::new("in0", "out0"),
             one_arm: Site::new("arm0", "arm0"),
             maps: ConfigMaps::open(&pins).expect("the configuration's maps"),
@@ -168,10 +247,13 @@ impl World {
             fragments: taken(&mut programs, names::FRAGMENTS),
             pools: taken(&mut programs, names::PORT_POOLS),
             sets: taken(&mut programs, names::WORKING_SETS),
+            accounts: taken(&mut programs, names::ACCOUNTS),
             counters: taken(&mut programs, names::COUNTERS),
             answers: taken(&mut programs, names::ANSWERS),
             budget: taken(&mut programs, "ANSWER_BUDGET"),
             counters_map: MapData::from_pin(pins.map(names::COUNTERS)).expect("the pinned counters"),
+            tallies: taken(&mut programs, names::TALLIES),
+            events: taken(&mut programs, names::EVENTS),
             programs,
         }
     }
@@ -233,8 +315,14 @@ impl World {
         for key in self.sets.keys().flatten().collect::<Vec<_>>() {
             self.sets.remove(&key).expect("remove a working set");
         }
+        for key in self.accounts.keys().flatten().collect::<Vec<_>>() {
+            self.accounts.remove(&key).expect("remove an account");
+        }
         for key in self.maps.devices.keys().flatten().collect::<Vec<_>>() {
             self.maps.devices.remove(&key).expect("remove a device");
+        }
+        for key in self.maps.egress.keys().flatten().collect::<Vec<_>>() {
+            self.maps.egress.remove(&key).expect("remove an egress address");
         }
         for slot in [INSIDE_SLOT, OUTSIDE_SLOT] {
             self.maps.xdp_ports.set(slot.into(), XdpPort::default(), 0).expect("free an XDP slot");
@@ -268,7 +356,12 @@ impl World {
             repeat,
             ..TestRunOptions::default()
         };
-        let loaded = self.programs.program_mut(program).unwrap_or_else(|| panic!("no program {program}"));
+        let form =
+            match TC_PROGRAMS.iter().chain(&XDP_PROGRAMS).find(|known| self.traced && **known == program) {
+                Some(known) => object::traced(known),
+                None => program.to_owned(),
+            };
+        let loaded = self.programs.program_mut(&form).unwrap_or_else(|| panic!("no program {program}"));
         let result = if program.starts_with("xdp_") {
             let program: &mut Xdp = loaded.try_into().expect("an XDP program");
             program.test_run(options)
@@ -304,10 +397,31 @@ impl World {
         })
     }
 
+    /// The events that were written since this was last asked for.
+    pub fn events(&mut self) -> Vec<FlowEvent> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            assert_eq!(item.len(), size_of::<FlowEvent>());
+            // SAFETY: the length is compared, and `FlowEvent` takes any bytes.
+            events.push(unsafe { item.as_ptr().cast::<FlowEvent>().read_unaligned() });
+        }
+        events
+    }
+
+    /// A tally of a vendor, summed over the CPUs.
+    pub fn tally(&self, slot: u8, tally: Tally) -> u64 {
+        self.tallies.get(&tally.index(slot), 0).expect("a tally").iter().sum()
+    }
+
     /// How many datagrams' decisions are kept.
     pub fn fragments_kept(&self) -> usize {
         self.fragments.keys().flatten().count()
     }
+}
+
+fn taken<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &str) -> T {
+    let map = programs.take_map(name).unwrap_or_else(|| panic!("no map {name}"));
+    T::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
 }
 
 /// The context of a TC program: the device, and the one that the packet came in by.

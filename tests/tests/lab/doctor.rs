@@ -1,8 +1,12 @@
 //! `vpnat doctor` on a real machine: well, and with one thing wrong after the other.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tests::agent::Agent;
-use tests::topology::Shape;
+use tests::sockets::udp_connect;
+use tests::topology::{Shape, VENDOR};
+use tests::vendor::ECHO;
 
 use crate::setting::Setting;
 
@@ -20,7 +24,8 @@ fn doctor(agent: &Agent<'_>, check: &str) -> (Vec<(String, String)>, Option<i32>
 #[test]
 fn what_is_wrong_is_found_and_what_is_right_is_not() {
     Setting::tc(Shape::TwoArm).run(|lab, agent| {
-        for check in ["kernel", "forwarding", "device", "route", "xdp", "mss", "sockets", "sources"] {
+        for check in ["kernel", "forwarding", "device", "route", "xdp", "mss", "sockets", "peers", "sources"]
+        {
             let (findings, _) = doctor(agent, check);
             assert!(!findings.is_empty(), "{check}");
             assert!(findings.iter().all(|(level, _)| level == "ok"), "{check}: {findings:?}");
@@ -44,7 +49,27 @@ fn what_is_wrong_is_found_and_what_is_right_is_not() {
         assert_eq!(level("firewall", "masquerade").0, "warning");
         lab.nat.run("nft delete table ip other");
 
+        let other = std::net::SocketAddrV4::new(VENDOR, ECHO);
+        let socket = lab.nat.enter(|| udp_connect(4500, other, Duration::from_secs(1))).expect("a socket");
+        assert_eq!(level("peers", "udp").0, "warning");
+        drop(socket);
+        assert_eq!(level("peers", "no vendor").0, "ok");
+
         let text = String::from_utf8(agent.vpnat("doctor").stdout).expect("UTF-8");
         assert!(text.contains("ok       forwarding: net.ipv4.ip_forward is 1"), "{text}");
+    });
+}
+
+/// The policies of a tunnel that know the egress address only let no reply on to a pod: said with the counter that shows it.
+#[test]
+#[ignore = "needs the kernel's own ESP, as the guests of `cargo xtask vm` have it"]
+fn a_tunnel_without_a_policy_for_replies() {
+    Setting::tc(Shape::KernelIpsec).run(|lab, agent| {
+        let level = || doctor(agent, "ipsec").0.into_iter().map(|(level, _)| level).collect::<Vec<_>>();
+        lab.pods[0].http_get(0, VENDOR, "/").expect("an answer");
+        assert_eq!(level(), ["ok"]);
+        lab.nat.ip("xfrm policy delete src 192.0.2.0/24 dst 10.0.2.0/24 dir fwd if_id 42");
+        lab.pods[0].http_get_within(Duration::from_millis(500), 0, VENDOR, "/").expect_err("no policy");
+        assert_eq!(level(), ["warning"]);
     });
 }

@@ -76,8 +76,9 @@ fn path_mtu_with(setting: Setting, route_mtu: &str) {
         let (mtu, reporter) = match setting.shape {
             Shape::TwoArm => (1300, GATEWAY),
             Shape::SingleArm => (1300, NAT),
-            Shape::Tun | Shape::Ipsec => (1400, GATEWAY),
-            Shape::WireGuard => (1420, GATEWAY),
+            Shape::Tun | Shape::Ipsec | Shape::KernelIpsec => (1400, GATEWAY),
+            Shape::WireGuard | Shape::KernelWireGuard => (1420, GATEWAY),
+            Shape::Ipip => (1480, GATEWAY),
         };
         if !setting.shape.is_tunnel() {
             // Known to the route only: the device takes more.

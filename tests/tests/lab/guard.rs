@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tests::agent::Xdp;
 use tests::capture::Way;
+use tests::hostile::{every_kind, every_kind_during};
 use tests::process::wait_until;
 use tests::topology::{EGRESS, NAT, Shape, Topology, VENDOR, VPC};
 
@@ -41,6 +42,31 @@ fn nothing_leaves_before_the_agent_is_ready() {
         assert_eq!(*lab.pods[0].http_get(0, VENDOR, "/").expect("an answer").seen.ip(), EGRESS);
         assert!(!lab.nat.run("ip rule").contains("blackhole"), "the rules are gone");
         assert!(agent.vpnat_ok("guard").contains("nothing to do"));
+    });
+}
+
+/// Every kind of packet, from everybody, behind the guard alone; and beside an agent that starts.
+#[test]
+fn every_kind_of_packet_stops_at_the_guard() {
+    Setting::tc(Shape::TwoArm).run_before_start(|lab, agent| {
+        agent.vpnat_ok("guard");
+        let senders = [
+            (lab.pods[0].raw(), lab.pods[0].address),
+            (lab.stranger.raw(), lab.stranger.address),
+            (lab.raw_from_nat(), lab.pods[1].address),
+            (lab.raw_from_nat(), NAT),
+            (lab.raw_from_nat(), EGRESS),
+        ];
+        let mut packets = 0;
+        for (raw, source) in &senders {
+            packets += every_kind(raw, *source, VENDOR, 40000).packets;
+        }
+        nothing_has_left(lab);
+        packets += every_kind_during(&senders, VENDOR, 40001, || {
+            agent.start();
+            lab.pods[2].http_get(0, VENDOR, "/").expect("an answer");
+        });
+        println!("chaos: hostile-packets={packets}");
     });
 }
 

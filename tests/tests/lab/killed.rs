@@ -1,42 +1,20 @@
 //! The agent killed at random moments, under load: nothing leaks, nothing is lost.
-//!
-//! `cargo xtask chaos` runs these for as long as it is told: `VPNAT_CHAOS_SECONDS` and `VPNAT_CHAOS_SEED` set how
-//! long and with which random moments. Without them a few rounds are run.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tests::hostile::every_kind;
 use tests::long::{Conversation, Pinger, Upload};
 use tests::topology::{EGRESS, Shape, VENDOR};
 
+use crate::chaos::{self, Choices};
 use crate::setting::Setting;
 
 /// Kills without an order to go on longer.
 const FEW: u32 = 10;
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, and not {text:?}")))
-}
-
-/// Random moments that a seed reproduces (an xorshift of Marsaglia's).
-struct Moments(u64);
-
-impl Moments {
-    fn within(&mut self, limit: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        limit.mul_f64((self.0 >> 11) as f64 / (1u64 << 53) as f64)
-    }
-}
-
 fn at_random_moments(setting: Setting) {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-    let seed = number("VPNAT_CHAOS_SEED").unwrap_or(clock.as_nanos() as u64);
-    let time = number("VPNAT_CHAOS_SECONDS").map(Duration::from_secs);
+    let (mut choices, time) = (Choices::new(), chaos::time());
     setting.run(|lab, agent| {
-        let mut moments = Moments(seed | 1);
         let pinger = Pinger::start(&lab.pods[0], VENDOR, 9, Duration::from_millis(5));
         let talk =
             Conversation::start(&lab.pods[1], 40000, VENDOR, Duration::from_millis(5)).expect("a connection");
@@ -48,7 +26,7 @@ fn at_random_moments(setting: Setting) {
         let takes = agent.start();
         agent.kill9();
         while time.map_or(kills < FEW, |time| start.elapsed() < time) {
-            agent.start_and_kill(moments.within(takes + takes / 4));
+            agent.start_and_kill(choices.within(takes + takes / 4));
             kills += 1;
             packets += every_kind(&lab.pods[0].raw(), lab.pods[0].address, VENDOR, 42000).packets;
             packets += every_kind(&lab.stranger.raw(), lab.stranger.address, VENDOR, 42000).packets;
@@ -56,7 +34,7 @@ fn at_random_moments(setting: Setting) {
             let seen = lab.pods[0].udp_exchange(0, VENDOR, b"anybody?").expect("an answer without agent");
             assert_eq!(*seen.ip(), EGRESS);
             flows += 1;
-            assert!(going(), "after kill {kills} with seed {seed}");
+            assert!(going(), "after kill {kills} with seed {}", choices.seed);
             if kills.is_multiple_of(8) {
                 agent.start();
                 agent.kill9();
@@ -68,21 +46,25 @@ fn at_random_moments(setting: Setting) {
         let (pings, talk) = (pinger.stop(), talk.stop());
         let upload = upload.stop().expect("an upload");
         lab.watch.check();
-        println!("seed {seed}");
         println!(
             "chaos: kills={kills} hostile-packets={packets} new-flows={flows} pings={} exchanges={} bytes={} lost={}",
             pings.sent,
             talk.exchanges,
             upload.right,
-            pings.lost() + u64::from(talk.lost + upload.lost),
+            pings.lost() + lab.lost(talk.lost + upload.lost),
         );
         assert_eq!(pings.lost(), 0, "{pings:?}");
-        assert!(talk.broken.is_none() && talk.lost == 0, "{talk:?}");
-        assert_eq!((upload.sent - upload.right, upload.lost), (0, 0), "{upload:?}");
+        assert!(talk.broken.is_none() && lab.lost(talk.lost) == 0, "{talk:?}");
+        assert_eq!((upload.sent - upload.right, lab.lost(upload.lost)), (0, 0), "{upload:?}");
     });
 }
 
 #[test]
 fn at_random_moments_tc() {
     at_random_moments(Setting::tc(Shape::TwoArm));
+}
+
+#[test]
+fn at_random_moments_xdp() {
+    at_random_moments(Setting::xdp(Shape::TwoArm));
 }

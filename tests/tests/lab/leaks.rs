@@ -7,7 +7,9 @@ use std::time::Duration;
 use tests::agent::Agent;
 use tests::hostile::every_kind;
 use tests::long::{Conversation, Pinger};
-use tests::topology::{EGRESS, Shape, VENDOR, VPC};
+use tests::packet;
+use tests::raw::RawSender;
+use tests::topology::{EGRESS, EGRESS_B, NAT, Shape, VENDOR, VPC};
 use tests::watch::Rule;
 
 use crate::setting::Setting;
@@ -65,6 +67,75 @@ fn every_packet_shape_single_arm_xdp() {
 #[test]
 fn every_packet_shape_tun() {
     every_packet_shape(Setting::tc(Shape::Tun));
+}
+
+/// The mark of redirected packets, as anybody on the instance can read it from the map.
+fn redirect_mark(agent: &Agent<'_>) -> u32 {
+    let mark = &agent.bpftool_dump("SETTINGS")[0]["formatted"]["value"]["redirect_mark"];
+    mark.as_u64().and_then(|mark| mark.try_into().ok()).unwrap_or_else(|| panic!("no mark: {mark}"))
+}
+
+/// Frames that the instance's kernel takes for something else than the next host does; how many.
+fn frames_in_disguise(raw: &RawSender, source: Ipv4Addr) -> u64 {
+    let datagram = packet::udp((source, 40002), (VENDOR, 9999), 64, b"what am I?");
+    let mut tried = 0;
+    // No tag, a tag that routers ignore, one that reads as the first octet of an IPv4 header, two, three.
+    for tags in [&[][..], &[0x0000], &[0x4000], &[0, 0], &[0, 0, 0]] {
+        let mut frame = Vec::new();
+        for control in tags {
+            frame.extend([0x81, 0x00]);
+            frame.extend(u16::to_be_bytes(*control));
+        }
+        frame.extend([8, 0]);
+        frame.extend(&datagram);
+        // IPv4, IPv6, ARP, a VLAN's, one for experiments, none.
+        for protocol in [0x0800, 0x86dd, 0x0806, 0x8100, 0x88b5, 0] {
+            // Refused where the guard is asked.
+            let _ = raw.try_send_frame(protocol, &frame);
+            tried += 1;
+        }
+    }
+    tried
+}
+
+/// Whoever has the rights on the instance may write any packet, with any mark; from other than the vendor's own
+/// egress address none leaves.
+fn packets_of_the_instance(setting: Setting) {
+    setting.run(|lab, agent| {
+        let hook = "tc-egress";
+        let before = dropped(agent, hook, "local-source");
+        let raw = lab.raw_from_nat();
+        let pod = lab.pods[0].address;
+        // A flow whose packets can be imitated.
+        lab.pods[0].udp_exchange(40000, VENDOR, b"a flow").expect("an answer");
+        let mut tried = 0;
+        for mark in [0, 1, redirect_mark(agent)] {
+            raw.mark(mark);
+            for source in [NAT, EGRESS_B, lab.stranger.address, Ipv4Addr::new(192, 0, 2, 77), pod] {
+                tried += every_kind(&raw, source, VENDOR, 40001).packets;
+            }
+        }
+        if !lab.shape.is_tunnel() {
+            tried += frames_in_disguise(&raw, pod);
+        }
+        lab.watch.check();
+        println!("chaos: hostile-packets={tried}");
+        let counted = dropped(agent, hook, "local-source") - before;
+        assert!(counted >= tried as f64 / 4.0, "{counted} of {tried}:\n{}", agent.metrics());
+        // By the stack, too, from the address that it takes by itself.
+        let output = lab.nat.try_run(&format!("ping -n -c 2 -i 0.1 -W 1 -I {NAT} {VENDOR}"));
+        assert!(!output.status.success(), "a ping from the instance's own address was answered");
+    });
+}
+
+#[test]
+fn packets_of_the_instance_two_arm() {
+    packets_of_the_instance(Setting::tc(Shape::TwoArm));
+}
+
+#[test]
+fn packets_of_the_instance_tun() {
+    packets_of_the_instance(Setting::tc(Shape::Tun));
 }
 
 /// Routes, neighbours and devices come and go under traffic, and a second way out appears that nobody has

@@ -64,14 +64,14 @@ impl Load {
         }
     }
 
-    fn stop(mut self) {
+    fn stop(mut self, lab: &Topology<'_>) {
         self.ask_all();
         let pings = self.pinger.stop();
         assert_eq!(pings.lost(), 0, "{pings:?}");
         let talk = self.talk.stop();
-        assert!(talk.broken.is_none() && talk.lost == 0, "{talk:?}");
+        assert!(talk.broken.is_none() && lab.lost(talk.lost) == 0, "{talk:?}");
         let upload = self.upload.stop().expect("an upload");
-        assert_eq!((upload.sent - upload.right, upload.lost), (0, 0), "{upload:?}");
+        assert_eq!((upload.sent - upload.right, lab.lost(upload.lost)), (0, 0), "{upload:?}");
     }
 }
 
@@ -121,7 +121,7 @@ fn up_and_back(setting: Setting) {
                 EGRESS
             );
         }
-        load.stop();
+        load.stop(lab);
     });
 }
 
@@ -190,6 +190,6 @@ fn max_flows_changes() {
             assert_eq!(idle_flows(agent), flows);
             load.ask_all();
         }
-        load.stop();
+        load.stop(lab);
     });
 }

@@ -8,8 +8,9 @@ use tests::agent::Agent;
 use tests::capture::Way;
 use tests::long::{Upload, download};
 use tests::packet::{UDP, may_fragment, udp};
+use tests::patience::patient;
 use tests::sockets::{readable, udp_connect};
-use tests::topology::{Shape, Topology, VENDOR};
+use tests::topology::{EGRESS, Shape, Topology, VENDOR};
 use tests::vendor::ECHO;
 
 use crate::setting::Setting;
@@ -77,7 +78,7 @@ fn a_udp_sender_discovers_the_tunnels_mtu() {
         set_option(&socket, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO);
         assert_eq!(option(&socket, libc::IP_MTU), 9001);
         socket.send(&[7; 8000]).expect("send what the device takes");
-        assert!(readable(&socket, Duration::from_secs(2)), "no error\n{}", agent.metrics());
+        assert!(readable(&socket, patient(Duration::from_secs(2))), "no error\n{}", agent.metrics());
         let error = socket.recv(&mut [0; 64]).expect_err("nothing passed");
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "{error}");
         assert_eq!(option(&socket, libc::IP_MTU), mtu as libc::c_int);
@@ -113,4 +114,39 @@ fn what_may_be_fragmented_is() {
         assert!(came.iter().all(|part| words(part, 4) == words(&came[0], 4)), "one identification: {came:?}");
         assert!(came.is_sorted_by_key(|part| words(part, 6) & 0x1fff), "in order: {came:?}");
     });
+}
+
+/// The way to the pods takes less than the vendor sends: the vendor is told so, as by the pod, and then sends what fits.
+#[test]
+fn row_10_6_1_row_10_6_4_the_vendor_learns_what_the_inside_takes() {
+    // The kernel's lookup for programs heeds what is locked; the agent tells them the rest (row 10.6-1).
+    for (setting, word) in [
+        (Setting::tc(Shape::TwoArm), "mtu lock"),
+        (Setting::tc(Shape::TwoArm), "mtu"),
+        (Setting::xdp(Shape::TwoArm), "mtu lock"),
+        (Setting::xdp(Shape::TwoArm), "mtu"),
+        (Setting::tc(Shape::Tun), "mtu"),
+    ] {
+        setting.run_before_start(|lab, agent| {
+            lab.nat.ip(&format!("route replace 10.0.2.0/24 dev eth1 src 10.0.2.1 {word} 1300"));
+            agent.start();
+            let pod = &lab.pods[0];
+            pod.udp_exchange(41000, VENDOR, b"small").expect("an answer");
+            let capture = lab.watch.vendor(0);
+            // Its answer to this does not fit.
+            let patience = Duration::from_secs(1);
+            let lost = pod.udp_exchange_within(patience, 40000, VENDOR, &[7; 1320]);
+            assert!(lost.is_err(), "{setting:?}: {lost:?}");
+            capture.settle();
+            let told = capture
+                .matching(|packet| packet.way == Way::In && packet.is(|ip| ip.icmp_type() == Some((3, 4))));
+            assert!(!told.is_empty(), "{:?}\n{}", capture.packets(), agent.metrics());
+            let error = told[0].ipv4().expect("an IPv4 packet");
+            assert_eq!(error.source(), EGRESS);
+            assert_eq!(usize::from(u16::from_be_bytes([error.payload()[6], error.payload()[7]])), 1300);
+            let quoted = error.quoted().expect("a quote");
+            assert_eq!((quoted.source(), quoted.ports()), (VENDOR, Some((ECHO, 40000))));
+            pod.udp_exchange(40000, VENDOR, &[7; 1320]).expect("an answer in parts");
+        });
+    }
 }

@@ -72,6 +72,30 @@ fn take(pod: &Pod, port: u16) {
     }
 }
 
+/// One port to all of the server's ends, not the pod's own, and answers from the end that was asked only.
+#[test]
+fn rfc4787_req1_row_8_1_endpoint_independent_mapping_and_dependent_filtering() {
+    for setting in [Setting::tc(Shape::TwoArm), Setting::xdp(Shape::TwoArm)] {
+        setting.run_before_start(|lab, agent| {
+            let text = std::fs::read_to_string(agent.file()).expect("the configuration");
+            let text = text.replace(
+                "name = \"vendor-a\"\n",
+                "name = \"vendor-a\"\nmapping = \"endpoint-independent\"\n",
+            );
+            std::fs::write(agent.file(), text).expect("write the configuration");
+            agent.start();
+            let _server = stun_server(lab);
+            take(&lab.pods[1], 50000);
+            let mapping = discovery(&lab.pods[0], "-m", 50000);
+            assert!(mapping.contains("NAT with Endpoint Independent Mapping"), "{mapping}");
+            let filtering = discovery(&lab.pods[0], "-f", 50001);
+            assert!(filtering.contains("NAT with Address and Port Dependent Filtering"), "{filtering}");
+            let status = agent.vpnat_json("status");
+            assert_eq!(status["vendors"][0]["mapping"], "endpoint-independent");
+        });
+    }
+}
+
 #[test]
 fn endpoint_dependent_mapping_and_filtering() {
     for setting in [Setting::tc(Shape::TwoArm), Setting::xdp(Shape::TwoArm)] {

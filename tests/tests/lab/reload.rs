@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use tests::agent::{Config, Xdp};
+use tests::hostile::every_kind_during;
 use tests::long::{Conversation, Pinger};
 use tests::process::wait_until;
-use tests::topology::{EGRESS, EGRESS_B, Shape, VENDOR, VENDOR_B};
+use tests::topology::{EGRESS, EGRESS_B, NAT, Shape, VENDOR, VENDOR_B};
 
 use crate::setting::Setting;
 
@@ -83,6 +84,89 @@ fn vendors_come_and_go_by_tc() {
 #[test]
 fn vendors_come_and_go_by_xdp() {
     vendors_come_and_go(Setting::xdp(Shape::TwoArm));
+}
+
+/// Packets of every kind while vendors, sources and egress addresses change.
+fn every_kind_of_packet_during_reloads(setting: Setting) {
+    setting.run(|lab, agent| {
+        let both = lab.config(setting.xdp);
+        let [mut only_a, mut fewer, mut swapped] = [both.clone(), both.clone(), both.clone()];
+        only_a.vendors.truncate(1);
+        fewer.vendors[0].allow_from = vec!["10.0.2.8/29".into()];
+        // A vendor by another name, which has to take over prefix and address.
+        swapped.vendors[1].name = "vendor-c".into();
+        let pinger = Pinger::start(&lab.pods[1], VENDOR, 9, Duration::from_millis(5));
+        let senders =
+            |pods: &[&tests::pod::Pod]| pods.iter().map(|pod| (pod.raw(), pod.address)).collect::<Vec<_>>();
+        let mut packets = 0;
+        for vendor in [VENDOR, VENDOR_B] {
+            let all = senders(&[&lab.pods[0], &lab.pods[2], &lab.stranger]);
+            packets += every_kind_during(&all, vendor, 43000, || {
+                for config in [&only_a, &fewer, &swapped, &both] {
+                    write(agent, config, "");
+                    agent.vpnat_ok("reload");
+                }
+            });
+        }
+        assert!(pinger.wait_for(20));
+        let pings = pinger.stop();
+        println!("chaos: reloads=8 hostile-packets={packets} pings={} lost={}", pings.sent, pings.lost());
+        assert_eq!(pings.lost(), 0, "{pings:?}");
+    });
+}
+
+#[test]
+fn every_kind_of_packet_during_reloads_tc() {
+    every_kind_of_packet_during_reloads(Setting::tc(Shape::TwoArm));
+}
+
+#[test]
+fn every_kind_of_packet_during_reloads_xdp() {
+    every_kind_of_packet_during_reloads(Setting::xdp(Shape::TwoArm));
+}
+
+/// Traffic that flows past vpnat, as nobody's, when its destination becomes a vendor's: from the end of the reload on it is
+/// that vendor's.
+fn a_prefix_comes_while_its_traffic_flows(setting: Setting) {
+    setting.run_before_start(|lab, agent| {
+        let both = lab.config(setting.xdp);
+        write(agent, &Config { vendors: vec![both.vendors[0].clone()], ..both.clone() }, "");
+        agent.start();
+        let pause = Duration::from_millis(5);
+        let pinger = Pinger::start(&lab.pods[0], VENDOR_B, 9, pause);
+        let talk = Conversation::start(&lab.pods[1], 40000, VENDOR_B, pause).expect("a connection, in clear");
+        assert!(pinger.wait_for(20) && talk.wait_for(20), "in clear");
+        assert!(lab.watch.vendor(1).sources().contains(&lab.pods[0].address), "in clear");
+        let senders = [
+            (lab.pods[2].raw(), lab.pods[2].address),
+            (lab.stranger.raw(), lab.stranger.address),
+            (lab.raw_from_nat(), NAT),
+        ];
+        every_kind_during(&senders, VENDOR_B, 44000, || {
+            write(agent, &both, "");
+            agent.vpnat_ok("reload");
+            // What had passed the hooks before is where it goes by then.
+            std::thread::sleep(SHORT / 4);
+            lab.watch.begin();
+            assert!(pinger.wait_for(20), "translated");
+            // Nobody knows in what state it is: it ends, and nothing of it gets through meanwhile.
+            assert!(!talk.wait_for(1), "a connection that vpnat has not seen begin");
+        });
+        lab.watch.check();
+        let sources = lab.watch.vendor(1).sources();
+        assert!(sources.contains(&EGRESS_B), "{sources:?}");
+        pinger.stop();
+    });
+}
+
+#[test]
+fn a_prefix_comes_while_its_traffic_flows_tc() {
+    a_prefix_comes_while_its_traffic_flows(Setting::tc(Shape::TwoArm));
+}
+
+#[test]
+fn a_prefix_comes_while_its_traffic_flows_xdp() {
+    a_prefix_comes_while_its_traffic_flows(Setting::xdp(Shape::TwoArm));
 }
 
 /// A file that cannot be served changes nothing, says which line, and the exit status says so.
@@ -180,7 +264,10 @@ fn an_egress_address_changes() {
         agent.stop();
         agent.start();
         pod.http_get_within(SHORT, 0, VENDOR, "/").expect_err("closed");
+        assert_eq!(agent.vpnat_json("status")["closed"], serde_json::json!(["192.0.2.0/24"]));
+        assert!(agent.vpnat_ok("status").contains("closed     192.0.2.0/24"));
         let opened = agent.vpnat_ok("reload --open-removed");
         assert!(opened.contains("192.0.2.0/24 is open now"), "{opened}");
+        assert_eq!(agent.vpnat_json("status")["closed"], serde_json::json!([]));
     });
 }

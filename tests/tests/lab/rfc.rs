@@ -209,6 +209,31 @@ fn rfc5508_req10a_rfc5508_sec7_2_rfc1812_5_3_1_rfc1812_4_3_2_3_rfc1812_4_3_2_4_t
     }
 }
 
+/// A vendor's packet whose hops end here: the vendor is told, from the egress address and with its own packet quoted.
+#[test]
+fn rfc1812_5_3_1_rfc5508_sec7_2_time_exceeded_towards_the_vendor() {
+    for setting in [BOTH[0], BOTH[1], Setting::tc(Shape::Tun)] {
+        setting.run(|lab, agent| {
+            let pod = &lab.pods[0];
+            let seen = pod.udp_exchange(41000, VENDOR, b"a flow").expect("an answer");
+            let router = if lab.shape.is_tunnel() { &lab.site().gateway } else { &lab.site().vpc };
+            let vendor = RawSender::new(&lab.site().vendors[0], "eth0", mac(router, "vendor0"));
+            // One router on its way to the instance.
+            let sent = patched(udp((VENDOR, ECHO), (*seen.ip(), seen.port()), 64, &[7; 300]), 8, &[2]);
+            vendor.send(&sent);
+            let capture = lab.watch.vendor(0);
+            let errors = errors(capture);
+            assert_eq!(errors.len(), 1, "{setting:?}: {:?}\n{}", capture.packets(), agent.metrics());
+            let error = errors[0].ipv4().expect("IPv4");
+            assert_eq!((error.icmp_type(), error.source()), (Some((11, 0)), EGRESS));
+            let quoted = error.quoted().expect("a quote");
+            assert_eq!((quoted.source(), quoted.destination()), (VENDOR, EGRESS));
+            assert_eq!(quoted.payload()[..64], sent[20..84], "as the vendor sent it");
+            pod.udp_exchange(41000, VENDOR, b"the flow goes on").expect("an answer");
+        });
+    }
+}
+
 /// No error about an error, a bad header, a later fragment, or a source that is nobody's.
 #[test]
 fn rfc5508_req10e_rfc1812_4_3_2_7_when_not_to_answer() {

@@ -61,11 +61,16 @@ macro_rules! in_every_setting {
                 tun_xdp_inside = Setting::xdp(Shape::Tun),
                 ipsec_tc = Setting::tc(Shape::Ipsec),
                 wireguard_tc = Setting::tc(Shape::WireGuard),
+                #[ignore = "needs the kernel's own ESP, as the guests of `cargo xtask vm` have it"]
+                kernel_ipsec_tc = Setting::tc(Shape::KernelIpsec),
+                #[ignore = "needs the kernel's own WireGuard, as the guests of `cargo xtask vm` have it"]
+                kernel_wireguard_tc = Setting::tc(Shape::KernelWireGuard),
             }
         }
     )+ };
-    (@ $scenario:ident $($name:ident = $setting:expr,)+) => { $(
+    (@ $scenario:ident $($(#[$attribute:meta])* $name:ident = $setting:expr,)+) => { $(
         #[test]
+        $(#[$attribute])*
         fn $name() {
             super::$scenario($setting);
         }

@@ -75,6 +75,18 @@ fn wireguard() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own ESP, as the guests of `cargo xtask vm` have it"]
+fn kernel_ipsec() {
+    everything_works(Shape::KernelIpsec, Offload::On);
+}
+
+#[test]
+#[ignore = "needs the kernel's own WireGuard, as the guests of `cargo xtask vm` have it"]
+fn kernel_wireguard() {
+    everything_works(Shape::KernelWireGuard, Offload::On);
+}
+
+#[test]
 fn traceroute_names_every_hop() {
     let two_arm = [Some(GATEWAY), Some(VPC), Some(VENDOR)];
     let single_arm = [Some(GATEWAY), Some(NAT), Some(VPC), Some(VENDOR)];

@@ -52,6 +52,18 @@ fn wireguard() {
     down_and_up_again(Shape::WireGuard);
 }
 
+#[test]
+#[ignore = "needs the kernel's own ESP, as the guests of `cargo xtask vm` have it"]
+fn kernel_ipsec() {
+    down_and_up_again(Shape::KernelIpsec);
+}
+
+#[test]
+#[ignore = "needs the kernel's own WireGuard, as the guests of `cargo xtask vm` have it"]
+fn kernel_wireguard() {
+    down_and_up_again(Shape::KernelWireGuard);
+}
+
 /// The tunnel comes back while the agent is down: its device has no egress hook, so nothing may leave by it.
 #[test]
 fn back_while_the_agent_is_down() {

@@ -13,13 +13,13 @@ use crate::explain::{End, Explanation, Question, Verdict, explain};
 const LARGEST: u16 = 3000;
 
 /// The shape of the JSON. A test compares it with what is printed.
-const JSON_HELP: &str =
+pub(super) const JSON_HELP: &str =
     "Print JSON. Fields are added over time; `version` is raised when one is renamed or removed.
 
 { version,
   packet:  { kind: syn|ack|datagram|echo-request|echo-reply, from: { address, port }, to: { address, port }, bytes },
   arrival: { device, inside, outside, ethernet, mtu, named } or null,
-  vendor:  { name, prefix, exempt } or null,
+  vendor:  { name, prefix, exempt, mapping: endpoint-dependent|endpoint-independent } or null,
   source:  { allowed, rule, index } or null,
   flow:    { exists, state, becomes: { address, port }, expires_in_s, ports_taken } or null,
   hooks:   [{ device, hook: xdp|tc-ingress|tc-egress, program, attached, outcome, fate, reason }],
@@ -121,7 +121,7 @@ fn lines(found: &Explanation) -> Vec<(&'static str, String)> {
         match &found.vendor {
             None => "none: neither end is in a vendor's prefix".into(),
             Some(vendor) if vendor.exempt => format!("{}, but {} is exempt", vendor.name, vendor.prefix),
-            Some(vendor) => format!("{}, by {}", vendor.name, vendor.prefix),
+            Some(vendor) => format!("{}, by {}, {} mapping", vendor.name, vendor.prefix, vendor.mapping),
         },
     ));
     if let Some(source) = &found.source {
@@ -199,7 +199,12 @@ mod tests {
                 mtu: 9001,
                 named: false,
             }),
-            vendor: Some(Vendor { name: "vendor-a".into(), prefix: "192.0.2.0/24".into(), exempt: false }),
+            vendor: Some(Vendor {
+                name: "vendor-a".into(),
+                prefix: "192.0.2.0/24".into(),
+                exempt: false,
+                mapping: "endpoint-dependent",
+            }),
             source: Some(Source { allowed: true, rule: Some("10.0.2.0/24".into()), index: Some(0) }),
             flow: Some(Flow {
                 exists: false,

@@ -6,9 +6,13 @@ mod doctor;
 mod explain;
 mod flows;
 mod guard;
+mod reference;
 mod reload;
 mod run;
 mod status;
+mod top;
+mod trace;
+mod who;
 
 use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -28,9 +32,19 @@ const EXIT_STATUSES: &str = "Exit status:
   0  done; for `check` and `status`: all is well
   1  an error, said on standard error as `vpnat: error: what: where: what to do`
   2  the command line is wrong
-  3  `status`: vpnat is pinned but not in order (agent not running, or hooks missing);
-     `doctor`: there are warnings
-  4  `doctor`: something is broken";
+   3  `status`: vpnat is pinned but not in order (agent not running, or hooks missing);
+      `doctor`: there are warnings
+   4  `doctor`: something is broken; `who`: nobody had that address and port then";
+
+/// The JSON of the verbs that print it, for the reference.
+pub const JSON_SHAPES: &[(&str, &str)] = &[
+    ("vpnat status --json", status::JSON_HELP),
+    ("vpnat flows list --json", flows::list::JSON_HELP),
+    ("vpnat flows ports --json", flows::ports::JSON_HELP),
+    ("vpnat who --json", who::JSON_HELP),
+    ("vpnat explain --json", explain::JSON_HELP),
+    ("vpnat trace --json", trace::JSON_HELP),
+];
 
 /// Source NAT in the kernel: pods reach a vendor through one address, or not at all.
 #[derive(Debug, Parser)]
@@ -52,13 +66,22 @@ enum Verb {
     Check(check::Options),
     /// Show what is loaded, attached and counted. Works while the agent is down.
     Status(status::Options),
-    /// Look at the flow table. Works while the agent is down.
+    /// Show vendors, pods, flows and drops as they are now, on a terminal. Works while the agent is down.
+    Top(top::Options),
+    /// List flows, end them, or see how far ports are used up. Works while the agent is down.
     #[command(subcommand)]
     Flows(flows::Verb),
     /// Say what would happen to a packet, and why. Runs the datapath's own code and changes nothing.
     Explain(explain::Options),
+    /// Show decisions about packets as they are made: before and after, verdict and reason. Costs nothing while nobody asks.
+    Trace(trace::Options),
     /// Look for what on this machine stands in the way of translation, and say what mends it. Changes nothing.
     Doctor(doctor::Options),
+    /// Say which pod was behind an address and port that a vendor saw, from the flow log and the flow table.
+    Who(who::Options),
+    /// Write the pages of the reference that are made from the code.
+    #[command(hide = true)]
+    Reference(reference::Options),
     /// Remove every program, link, filter and pin of vpnat. All flows end.
     Detach(detach::Options),
 }
@@ -112,9 +135,13 @@ pub fn main() -> ExitCode {
         Verb::Reload(options) => reload::run(&options),
         Verb::Check(options) => check::run(&options),
         Verb::Status(options) => status::run(&options),
+        Verb::Top(options) => top::run(&options),
         Verb::Flows(verb) => flows::run(&verb),
         Verb::Explain(options) => explain::run(&options),
+        Verb::Trace(options) => trace::run(&options),
         Verb::Doctor(options) => doctor::run(&options),
+        Verb::Who(options) => who::run(&options),
+        Verb::Reference(options) => reference::run(&options),
         Verb::Detach(options) => detach::run(&options),
     };
     result.unwrap_or_else(|error| {
@@ -167,18 +194,42 @@ fn say_json(document: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How wide the columns of `lines` are.
+fn column_widths<const N: usize>(lines: &[[String; N]]) -> Vec<usize> {
+    (0..N).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect()
+}
+
+/// Writes a line in columns.
+fn write_columns<const N: usize>(
+    out: &mut impl std::io::Write,
+    line: &[String; N],
+    widths: &[usize],
+) -> std::io::Result<()> {
+    let cells: Vec<String> =
+        line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+    writeln!(out, "{}", cells.join("  ").trim_end())
+}
+
+/// Writes lines in columns to standard output.
+fn columns<const N: usize>(lines: &[[String; N]]) -> std::io::Result<()> {
+    let widths = column_widths(lines);
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    lines.iter().try_for_each(|line| write_columns(&mut out, line, &widths))?;
+    out.flush()
+}
+
 /// Writes a line to standard output.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{line}")
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
     /// Every key of `document`'s JSON stands in `help` as a word.
-    pub(super) fn assert_help_names(help: &str, document: &impl Serialize) {
+    pub(crate) fn assert_help_names(help: &str, document: &impl Serialize) {
         fn visit(help: &[&str], value: &serde_json::Value) {
             match value {
                 serde_json::Value::Object(fields) => fields.iter().for_each(|(key, value)| {

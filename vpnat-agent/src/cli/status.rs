@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 use vpnat_common::layout::LAYOUT_VERSION;
+use vpnat_common::layout::event::Tally;
 use vpnat_common::layout::outcome::{Count, Fate, Hook, Outcome};
 
+use super::flows::ports::{Pool, pools};
 use super::{PinOptions, say, say_json};
-use crate::datapath::flows::list;
+use crate::config::Mapping;
+use crate::datapath::flows::census;
 use crate::datapath::hooks::TC_POINTS;
 use crate::datapath::maps::{StateMaps, Table};
 use crate::datapath::tc::our_filters;
@@ -18,16 +21,21 @@ use crate::netlink::links;
 const NOT_IN_ORDER: u8 = 3;
 
 /// The shape of the JSON. A test compares it with what is printed.
-const JSON_HELP: &str =
+pub(super) const JSON_HELP: &str =
     "Print JSON. Fields are added over time; `version` is raised when one is renamed or removed.
 
-{ version, layout, agent_running, configured, flows, flow_entries_capacity,
+{ version, layout, agent_running, configured, flows, flow_entries, flow_entries_capacity, table_pressure,
   hooks:   [{ device, hook: egress|ingress|xdp, by: link|filter }],
-  vendors: [{ name, egress_ips, outbound: { packets, bytes }, inbound: { packets, bytes } }],
-  drops:   [{ vendor, hook, outcome, packets }] }
+  vendors: [{ name, egress_ips, mapping: endpoint-dependent|endpoint-independent,
+              outbound: { packets, bytes }, inbound: { packets, bytes } }],
+  ports:   [{ vendor, egress, protocol, configured, used, owned, busiest: { remote: { address, port }, used }, ratio }],
+  drops:   [{ vendor, hook, outcome, packets }],
+  closed: [prefix], flow_events_lost }
 
-`configured`: the datapath translates. `flow_entries_capacity`: two entries are one flow. `drops`: zeros left
-out; vendor \"none\" for packets that no vendor claims.";
+`configured`: the datapath translates; of `ports`, how many the vendor's range has. `flow_entries`: two are one flow.
+`table_pressure`: of `flow_entries` to `flow_entries_capacity`, 0 to 1. `ports`: as of `flows ports`. `drops`: zeros left
+out; vendor \"none\" for packets that no vendor claims. `closed`: prefixes that were a vendor's and that nothing leaves to since
+it was removed (`vpnat reload --open-removed` opens them). `flow_events_lost`: since the pins were made.";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -46,12 +54,19 @@ struct Document {
     agent_running: bool,
     /// The maps hold a configuration, so the datapath translates.
     configured: bool,
-    flows: usize,
+    flows: u64,
+    flow_entries: u64,
     flow_entries_capacity: u32,
+    /// Share of the table in use.
+    table_pressure: f64,
     hooks: Vec<AttachedHook>,
     vendors: Vec<Vendor>,
+    ports: Vec<Pool>,
     /// Packets that were dropped, by vendor ("none": nobody's), hook and outcome; zeros left out.
     drops: Vec<Drop>,
+    /// Prefixes of removed vendors, to which nothing leaves.
+    closed: Vec<String>,
+    flow_events_lost: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,6 +81,7 @@ struct AttachedHook {
 struct Vendor {
     name: String,
     egress_ips: Vec<String>,
+    mapping: &'static str,
     outbound: Traffic,
     inbound: Traffic,
 }
@@ -74,6 +90,12 @@ struct Vendor {
 struct Traffic {
     packets: u64,
     bytes: u64,
+}
+
+impl From<Count> for Traffic {
+    fn from(count: Count) -> Self {
+        Self { packets: count.packets, bytes: count.bytes }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -128,20 +150,27 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         vendors.push(Vendor {
             name: vendor.name.clone(),
             egress_ips: policy.egress[..count].iter().map(ToString::to_string).collect(),
-            outbound: translated(&maps, vendor.slot, Outcome::Outbound)?,
-            inbound: translated(&maps, vendor.slot, Outcome::Inbound)?,
+            mapping: Mapping::of(policy).name(),
+            outbound: maps.count_everywhere(vendor.slot, Outcome::Outbound)?.into(),
+            inbound: maps.count_everywhere(vendor.slot, Outcome::Inbound)?.into(),
         });
     }
+    let (census, entries) = census(&table)?;
     let document = Document {
         version: 1,
         layout: LAYOUT_VERSION,
         agent_running: pins.locked(),
         configured: maps.settings()?.ready == 1,
-        flows: list(&table)?.flows.len(),
+        flows: census.total(),
+        flow_entries: entries,
         flow_entries_capacity: table.capacity,
+        table_pressure: entries as f64 / f64::from(table.capacity.max(1)),
         hooks,
         vendors,
+        ports: pools(&census, &found),
         drops,
+        closed: maps.closed_prefixes()?.iter().map(ToString::to_string).collect(),
+        flow_events_lost: maps.tally(0, Tally::EventsLost)?,
     };
     if options.json {
         say_json(&document)?;
@@ -152,16 +181,6 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::from(NOT_IN_ORDER) })
 }
 
-fn translated(maps: &StateMaps, slot: u8, outcome: Outcome) -> anyhow::Result<Traffic> {
-    let mut sum = Traffic::default();
-    for hook in Hook::ALL {
-        let count = maps.count(slot, hook, outcome)?;
-        sum.packets += count.packets;
-        sum.bytes += count.bytes;
-    }
-    Ok(sum)
-}
-
 fn print(document: &Document) -> std::io::Result<()> {
     let agent =
         if document.agent_running { "running" } else { "not running; the datapath works on without it" };
@@ -169,19 +188,49 @@ fn print(document: &Document) -> std::io::Result<()> {
     let configured =
         if document.configured { "translating" } else { "not configured: nothing leaves to any vendor" };
     say(format_args!("datapath   {configured}, layout {}", document.layout))?;
-    say(format_args!("flows      {} of {}", document.flows, document.flow_entries_capacity / 2))?;
+    say(format_args!(
+        "flows      {} of {} ({:.1} % of the table)",
+        document.flows,
+        document.flow_entries_capacity / 2,
+        document.table_pressure * 100.0
+    ))?;
+    if document.flow_events_lost > 0 {
+        say(format_args!("flow log   {} events were lost", document.flow_events_lost))?;
+    }
     for hook in &document.hooks {
         say(format_args!("hook       {} {} ({})", hook.device, hook.hook, hook.by))?;
     }
     for vendor in &document.vendors {
         say(format_args!(
-            "vendor     {} as {}: out {} packets, {} bytes; in {} packets, {} bytes",
+            "vendor     {} as {}, {}: out {} packets, {} bytes; in {} packets, {} bytes",
             vendor.name,
             vendor.egress_ips.join(", "),
+            vendor.mapping,
             vendor.outbound.packets,
             vendor.outbound.bytes,
             vendor.inbound.packets,
             vendor.inbound.bytes
+        ))?;
+    }
+    for prefix in &document.closed {
+        say(format_args!(
+            "closed     {prefix}, since its vendor was removed (`vpnat reload --open-removed` opens it)"
+        ))?;
+    }
+    for pool in &document.ports {
+        let remote = &pool.busiest.remote;
+        let fullest = if pool.owned > pool.busiest.used {
+            "owned towards everybody".to_owned()
+        } else {
+            format!("towards {}:{}", remote.address, remote.port)
+        };
+        say(format_args!(
+            "ports      {} {} {}: {} in use; {} {fullest}",
+            pool.vendor,
+            pool.egress,
+            pool.protocol,
+            pool.used,
+            pool.share()
         ))?;
     }
     for drop in &document.drops {
@@ -196,6 +245,8 @@ fn print(document: &Document) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flows::Place;
+    use crate::cli::flows::ports::Busiest;
     use crate::cli::tests::assert_help_names;
 
     #[test]
@@ -206,15 +257,30 @@ mod tests {
             agent_running: true,
             configured: true,
             flows: 1,
+            flow_entries: 2,
             flow_entries_capacity: 2,
+            table_pressure: 1.0,
             hooks: vec![AttachedHook { device: "eth0".into(), hook: "egress".into(), by: "link" }],
             vendors: vec![Vendor {
                 name: "vendor-a".into(),
                 egress_ips: vec!["10.0.1.10".into()],
+                mapping: "endpoint-dependent",
                 outbound: Traffic::default(),
                 inbound: Traffic::default(),
             }],
+            ports: vec![Pool {
+                vendor: "vendor-a".into(),
+                egress: "10.0.1.10".into(),
+                protocol: "tcp".into(),
+                configured: 1,
+                used: 1,
+                owned: 0,
+                busiest: Busiest { remote: Place { address: "192.0.2.10".into(), port: 1 }, used: 1 },
+                ratio: 1.0,
+            }],
             drops: vec![Drop { vendor: "none".into(), hook: "h", outcome: "o", packets: 1 }],
+            closed: vec!["192.0.2.0/24".into()],
+            flow_events_lost: 0,
         };
         assert_help_names(JSON_HELP, &document);
     }

@@ -5,12 +5,13 @@ use std::path::Component;
 
 use ipnet::Ipv4Net;
 use toml::Spanned;
+use vpnat_common::layout::account::MOST_NEW_FLOWS_PER_S;
 use vpnat_common::layout::refusal::MOST_ANSWERS_PER_S;
-use vpnat_common::layout::vendor::Timeouts;
+use vpnat_common::layout::vendor::{DEFAULT_HOLD_S, Timeouts};
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 use super::issue::Issue;
-use super::{Config, Mss, PortRange, Vendor, prefix, schema};
+use super::{Config, Mss, PortRange, Vendor, flow_log, prefix, schema};
 
 /// Broken rules with their offsets in the file.
 pub type Issues = Vec<(usize, Issue)>;
@@ -43,6 +44,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
     let refusal_answers = refusal_answers(datapath.refusal_answers.as_ref(), &mut issues);
     pin_root(&file.agent, datapath_offset, &mut issues);
     run_dir(&file.agent, datapath_offset, &mut issues);
+    let flow_log = file.flow_log.map(|section| flow_log::check(section, &mut issues));
 
     if file.vendor.is_empty() {
         issues.push((0, Issue::NoVendor));
@@ -74,6 +76,7 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
             redirect: datapath.redirect,
             refusal_answers,
             max_flows,
+            flow_log,
             vendors,
             warnings,
         })
@@ -125,6 +128,21 @@ fn refusal_answers(value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
     let value = *entry.get_ref();
     if value > MOST_ANSWERS_PER_S {
         issues.push((entry.span().start, Issue::RefusalAnswersOutOfRange { value }));
+    }
+    value
+}
+
+fn limit(
+    name: &'static str,
+    value: Option<&Spanned<u32>>,
+    (least, most): (u32, u32),
+    default: u32,
+    issues: &mut Issues,
+) -> u32 {
+    let Some(entry) = value else { return default };
+    let value = *entry.get_ref();
+    if !(least..=most).contains(&value) {
+        issues.push((entry.span().start, Issue::OutOfRange { name, value, least, most }));
     }
     value
 }
@@ -197,6 +215,35 @@ fn vendor(
         allow_from: values(&allow_from),
         ports,
         tcp_pick_up: raw.tcp_pick_up.unwrap_or(true),
+        mapping: raw.mapping,
+        max_flows_per_source: limit(
+            "max_flows_per_source",
+            raw.max_flows_per_source.as_ref(),
+            (0, super::MAX_MAX_FLOWS),
+            0,
+            issues,
+        ),
+        new_flows_per_source: limit(
+            "new_flows_per_source",
+            raw.new_flows_per_source.as_ref(),
+            (0, MOST_NEW_FLOWS_PER_S),
+            0,
+            issues,
+        ),
+        port_hold: limit(
+            "port_hold",
+            raw.port_hold.as_ref(),
+            (0, super::LONGEST_HOLD),
+            DEFAULT_HOLD_S,
+            issues,
+        ),
+        max_held_ports: limit(
+            "max_held_ports",
+            raw.max_held_ports.as_ref(),
+            (0, super::MAX_MAX_FLOWS),
+            0,
+            issues,
+        ),
         refuse: raw.refuse,
         mss: raw.tcp_mss.as_ref().map_or(Mss::Auto, |value| mss(value, issues)),
         timeouts,
@@ -332,6 +379,23 @@ fn timeouts(
     }
 }
 
+/// A port has one owner towards everybody in one mode, and one for each remote end in the other: what two vendors show of
+/// themselves by one address they show in one mode, or by ports of their own.
+fn mapping(vendors: &[Vendor], (list, earlier): (&Lists, &Lists), issues: &mut Issues) {
+    let (vendor, other) = (&vendors[list.name.value], &vendors[earlier.name.value]);
+    if vendor.mapping == other.mapping
+        || vendor.ports.max < other.ports.min
+        || other.ports.max < vendor.ports.min
+    {
+        return;
+    }
+    let shared = |entry: &&Placed<Ipv4Addr>| other.egress_ips.contains(&entry.value);
+    if let Some(egress) = list.egress_ips.iter().find(shared) {
+        let (vendor, other) = (vendor.name.clone(), other.name.clone());
+        issues.push((egress.offset, Issue::MappingsMixed { address: egress.value, vendor, other }));
+    }
+}
+
 fn between_vendors(vendors: &[Vendor], lists: &[Lists], issues: &mut Issues) {
     let name_of = |list: &Lists| vendors[list.name.value].name.clone();
     for (position, list) in lists.iter().enumerate() {
@@ -340,6 +404,7 @@ fn between_vendors(vendors: &[Vendor], lists: &[Lists], issues: &mut Issues) {
             if name == name_of(earlier) {
                 issues.push((list.name.offset, Issue::DuplicateVendor { name: name.clone() }));
             }
+            mapping(vendors, (list, earlier), issues);
             for cidr in &list.cidrs {
                 if let Some(other) =
                     earlier.cidrs.iter().find(|other| prefix::overlap(other.value, cidr.value))

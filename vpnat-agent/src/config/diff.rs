@@ -38,6 +38,8 @@ pub fn fixed(old: &Config, new: &Config) -> Vec<Fixed> {
     compare("[agent] bpffs", path(&old.pin_root), path(&new.pin_root), DETACH);
     compare("[agent] run_dir", path(&old.run_dir), path(&new.run_dir), RESTART);
     compare("[agent] metrics", old.metrics.to_string(), new.metrics.to_string(), RESTART);
+    let buffer = |config: &Config| (config.event_buffer() / 1024).to_string();
+    compare("[flow_log] buffer_kib", buffer(old), buffer(new), RESTART);
     compare("[datapath] max_flows", old.max_flows.to_string(), new.max_flows.to_string(), RESTART);
     all
 }
@@ -51,6 +53,10 @@ pub fn diff(old: &Config, new: &Config) -> Vec<String> {
     list(&mut lines, "[datapath] outside", &old.outside, &new.outside);
     value(&mut lines, "[datapath] xdp", &old.xdp, &new.xdp);
     value(&mut lines, "[datapath] redirect", &old.redirect, &new.redirect);
+    if old.flow_log != new.flow_log {
+        let words = |config: &Config| config.flow_log.as_ref().map_or("none".into(), ToString::to_string);
+        lines.push(format!("~ [flow_log]: {} becomes {}", words(old), words(new)));
+    }
     for vendor in &old.vendors {
         if !new.vendors.iter().any(|other| other.name == vendor.name) {
             lines.push(format!("- vendor {}: {}", vendor.name, join(&vendor.cidrs)));
@@ -84,6 +90,11 @@ fn of_vendor(lines: &mut Vec<String>, old: &Vendor, new: &Vendor) {
     list(lines, &key("allow_from"), &old.allow_from, &new.allow_from);
     value(lines, &key("ports"), &old.ports, &new.ports);
     value(lines, &key("tcp_pick_up"), &old.tcp_pick_up, &new.tcp_pick_up);
+    value(lines, &key("mapping"), &old.mapping, &new.mapping);
+    value(lines, &key("max_flows_per_source"), &old.max_flows_per_source, &new.max_flows_per_source);
+    value(lines, &key("new_flows_per_source"), &old.new_flows_per_source, &new.new_flows_per_source);
+    value(lines, &key("port_hold"), &old.port_hold, &new.port_hold);
+    value(lines, &key("max_held_ports"), &old.max_held_ports, &new.max_held_ports);
     value(lines, &key("tcp_mss"), &old.mss, &new.mss);
     value(lines, &key("timeouts"), &old.timeouts, &new.timeouts);
     if lines.len() == before && old != new {
@@ -117,6 +128,7 @@ fn join<T: Display>(list: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{FlowLog, FlowLogTarget};
 
     fn config(change: impl FnOnce(&mut Config)) -> Config {
         let example = include_str!("../../vpnat.example.toml");
@@ -137,6 +149,14 @@ mod tests {
         let new = config(|config| {
             config.outside.push("eth9".into());
             config.redirect = false;
+            config.flow_log = Some(FlowLog {
+                json: Some(FlowLogTarget::File("/var/log/flows".into())),
+                max_bytes: 100_000_000,
+                keep: 10,
+                ipfix: Some("10.0.9.9:4739".parse().unwrap()),
+                ipfix_domain: 7,
+                buffer: 4 << 20,
+            });
             config.vendors[0].allow_from = vec!["10.0.9.0/24".parse().unwrap()];
             config.vendors[0].tcp_pick_up = false;
             let mut other = config.vendors[0].clone();
@@ -148,6 +168,7 @@ mod tests {
             [
                 "+ [datapath] outside: eth9",
                 "~ [datapath] redirect: true becomes false",
+                "~ [flow_log]: none becomes JSON to /var/log/flows (100 MB, 10 kept), IPFIX to 10.0.9.9:4739 (domain 7)",
                 "- vendor vendor-a allow_from: 10.0.2.0/24",
                 "+ vendor vendor-a allow_from: 10.0.9.0/24",
                 "~ vendor vendor-a tcp_pick_up: true becomes false",

@@ -44,6 +44,12 @@ pub enum Issue {
     EgressInsideAllowed { address: Ipv4Addr, prefix: Ipv4Net, vendor: String },
     #[error("egress address {address} lies inside {prefix} of vendor `{vendor}`")]
     EgressInsideVendor { address: Ipv4Addr, prefix: Ipv4Net, vendor: String },
+    #[error(
+        "vendors `{vendor}` and `{other}` share egress address {address} and ports, but not their `mapping`"
+    )]
+    MappingsMixed { address: Ipv4Addr, vendor: String, other: String },
+    #[error("{name} = {value} is out of range")]
+    OutOfRange { name: &'static str, value: u32, least: u32, most: u32 },
     #[error("allow_from {prefix} overlaps {other} of vendor `{vendor}`")]
     AllowedIsVendor { prefix: Ipv4Net, other: Ipv4Net, vendor: String },
     #[error("exempt {prefix} is not inside the vendor's cidrs")]
@@ -72,6 +78,14 @@ pub enum Issue {
     MaxFlowsOutOfRange { value: u32 },
     #[error("refusal_answers = {value} is more than {MOST_ANSWERS_PER_S} a second")]
     RefusalAnswersOutOfRange { value: u32 },
+    #[error("the flow log writes nowhere")]
+    FlowLogNowhere,
+    #[error("`{text}` is no place for the flow log")]
+    BadFlowLogTarget { text: String },
+    #[error("flow_log.{name} = {value} is out of range")]
+    FlowLogOutOfRange { name: &'static str, value: u32, least: u32, most: u32 },
+    #[error("buffer_kib = {value} is not a size that the kernel takes")]
+    BadEventBuffer { value: u32 },
     #[error("the pin directory `{path}` is not an absolute path of plain names")]
     BadPinRoot { path: String },
     #[error("the run directory `{path}` is not an absolute path of at most 80 bytes")]
@@ -120,6 +134,10 @@ impl Issue {
             Self::EgressInsideVendor { .. } => {
                 "the egress address is this side's, the prefix the vendor's: correct one of them".into()
             }
+            Self::MappingsMixed { .. } => {
+                "give both the same mapping, an address each, or `ports` that do not overlap".into()
+            }
+            Self::OutOfRange { least, most, .. } => format!("use {least} to {most}"),
             Self::AllowedIsVendor { .. } => {
                 "an address is either a pod's or the vendor's: correct one of the prefixes".into()
             }
@@ -143,6 +161,10 @@ impl Issue {
             Self::RefusalAnswersOutOfRange { .. } => {
                 format!("use 0 (refusals are silent) to {MOST_ANSWERS_PER_S}")
             }
+            Self::FlowLogNowhere => "set json, ipfix or both, or remove [flow_log]".into(),
+            Self::BadFlowLogTarget { .. } => "write a file's absolute path, \"stdout\" or \"journal\"".into(),
+            Self::FlowLogOutOfRange { least, most, .. } => format!("use {least} to {most}"),
+            Self::BadEventBuffer { .. } => "use a power of two from 64 to 1048576, as 4096".into(),
             Self::BadPinRoot { .. } => {
                 format!(
                     "use a directory on a BPF file system without dots, as in {}",

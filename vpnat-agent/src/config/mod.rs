@@ -5,6 +5,7 @@
 
 mod check;
 mod diff;
+mod flow_log;
 mod issue;
 mod prefix;
 mod schema;
@@ -18,9 +19,11 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
-use vpnat_common::layout::vendor::Timeouts;
+use vpnat_common::layout::event::EVENT_BUFFER;
+use vpnat_common::layout::vendor::{Timeouts, VendorPolicy, flag};
 
 pub use diff::{Fixed, diff, fixed};
+pub use flow_log::{FlowLog, FlowLogTarget};
 pub use issue::Issue;
 
 /// Where pins lie unless the configuration says otherwise.
@@ -64,6 +67,39 @@ pub enum OnRemoval {
     Drain,
 }
 
+/// Which port a pod's end shows to remote ends (RFC 4787 section 4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mapping {
+    /// One for each, if need be: a port may serve many pods' ends towards different remote ends.
+    #[default]
+    EndpointDependent,
+    /// The same to all, and to itself alone.
+    EndpointIndependent,
+}
+
+impl Mapping {
+    /// As a policy has it.
+    pub const fn of(policy: &VendorPolicy) -> Self {
+        if policy.flags & flag::ENDPOINT_INDEPENDENT != 0 {
+            Self::EndpointIndependent
+        } else {
+            Self::EndpointDependent
+        }
+    }
+
+    /// As in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EndpointDependent => "endpoint-dependent",
+            Self::EndpointIndependent => "endpoint-independent",
+        }
+    }
+}
+
+/// Longest time that a freed port can be kept from others, seconds.
+pub const LONGEST_HOLD: u32 = 86_400;
+
 /// Ports that may be given out, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortRange {
@@ -98,6 +134,8 @@ pub struct Config {
     pub refusal_answers: u32,
     /// Flows the table can hold.
     pub max_flows: u32,
+    /// Where records of flows go, if they are wanted.
+    pub flow_log: Option<FlowLog>,
     /// Vendors, in the file's order.
     pub vendors: Vec<Vendor>,
     /// Allowed, but worth saying at every start.
@@ -121,6 +159,16 @@ pub struct Vendor {
     pub ports: PortRange,
     /// Whether a TCP segment without a flow, other than a SYN, makes one.
     pub tcp_pick_up: bool,
+    /// Which port a pod's end shows to remote ends.
+    pub mapping: Mapping,
+    /// Flows that a source may have at a time, of each protocol; 0: any number.
+    pub max_flows_per_source: u32,
+    /// Flows that a source may open in a second, of each protocol; 0: any number.
+    pub new_flows_per_source: u32,
+    /// How long the port of an ended UDP flow or ICMP query is kept from others, seconds.
+    pub port_hold: u32,
+    /// Ports that may be kept so at a time, the oldest giving way; 0: any number.
+    pub max_held_ports: u32,
     /// Largest MSS of SYNs.
     pub mss: Mss,
     /// What a pod is told whose packet is refused.
@@ -155,6 +203,11 @@ pub enum Mss {
 }
 
 impl Config {
+    /// Size of the event buffer, bytes.
+    pub fn event_buffer(&self) -> u32 {
+        self.flow_log.as_ref().map_or(EVENT_BUFFER, |log| log.buffer)
+    }
+
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         match std::fs::read_to_string(path) {

@@ -20,6 +20,8 @@ pub struct File {
     pub agent: Agent,
     /// `[datapath]`.
     pub datapath: Spanned<Datapath>,
+    /// `[flow_log]`.
+    pub flow_log: Option<Spanned<super::flow_log::Section>>,
     /// `[[vendor]]`.
     #[serde(default)]
     pub vendor: Vec<Spanned<Vendor>>,
@@ -94,6 +96,17 @@ pub struct Vendor {
     pub tcp_pick_up: Option<bool>,
     /// `"auto"`, `"off"` or bytes.
     pub tcp_mss: Option<Spanned<TcpMss>>,
+    /// Whether a pod's end shows one port to all remote ends.
+    #[serde(default)]
+    pub mapping: super::Mapping,
+    /// Flows that a source may have at a time, of each protocol.
+    pub max_flows_per_source: Option<Spanned<u32>>,
+    /// Flows that a source may open in a second, of each protocol.
+    pub new_flows_per_source: Option<Spanned<u32>>,
+    /// Seconds that the port of an ended UDP flow or ICMP query is kept from others.
+    pub port_hold: Option<Spanned<u32>>,
+    /// Ports that may be kept so at a time.
+    pub max_held_ports: Option<Spanned<u32>>,
     /// What a pod is told whose packet is refused.
     #[serde(default)]
     pub refuse: super::Refuse,

@@ -45,7 +45,39 @@ fn the_example_is_sound_and_says_the_defaults() {
         .lines()
         .map(|line| line.strip_prefix("#: ").unwrap_or(line))
         .fold(String::new(), |all, line| all + line + "\n");
-    assert_eq!(parse(&full).unwrap_or_else(|error| panic!("{error}")), config);
+    let full = parse(&full).unwrap_or_else(|error| panic!("{error}"));
+    let defaults = parse(&format!("[flow_log]\njson = \"stdout\"\n{}", sound(""))).unwrap().flow_log.unwrap();
+    let shown = full.flow_log.clone().expect("a flow log, which is off by default");
+    assert_eq!(FlowLog { json: defaults.json.clone(), ipfix: None, ..shown }, defaults);
+    assert_eq!(Config { flow_log: None, ..full }, config);
+}
+
+#[test]
+fn flow_log() {
+    let with = |lines: &str| format!("[flow_log]\n{lines}{}", sound(""));
+    let place = |lines: &str| parse(&with(lines)).unwrap().flow_log.unwrap().json;
+    assert_eq!(place("json = \"journal\"\n"), Some(FlowLogTarget::Journal));
+    assert_eq!(place("json = \"/var/log/x\"\n"), Some(FlowLogTarget::File("/var/log/x".into())));
+    assert_eq!(place("ipfix = \"10.0.9.9:4739\"\n"), None);
+    for (lines, words) in [
+        ("keep = 3\n", "the flow log writes nowhere: vpnat.toml:1:1: set json, ipfix or both"),
+        (
+            "json = \"flows.jsonl\"\n",
+            "`flows.jsonl` is no place for the flow log: vpnat.toml:2:8: write a file's absolute",
+        ),
+        (
+            "json = \"stdout\"\nmax_size_mb = 0\n",
+            "flow_log.max_size_mb = 0 is out of range: vpnat.toml:3:15: use 1 to",
+        ),
+        (
+            "json = \"stdout\"\nbuffer_kib = 100\n",
+            "buffer_kib = 100 is not a size that the kernel takes: vpnat.toml:3:14: use a power",
+        ),
+        ("ipfix = \"collector\"\n", "vpnat.toml:2:9"),
+    ] {
+        let text = complaint(&with(lines));
+        assert!(text.contains(words), "{text}");
+    }
 }
 
 #[test]
@@ -61,6 +93,9 @@ fn defaults() {
     let vendor = &config.vendors[0];
     assert_eq!(vendor.ports, PortRange { min: 1024, max: 65535 });
     assert!(vendor.tcp_pick_up);
+    assert_eq!(vendor.mapping, Mapping::EndpointDependent);
+    assert_eq!((vendor.max_flows_per_source, vendor.new_flows_per_source, vendor.port_hold), (0, 0, 120));
+    assert_eq!(vendor.max_held_ports, 0);
     assert_eq!(vendor.timeouts, Timeouts::DEFAULT);
 }
 
@@ -341,6 +376,49 @@ fn refusal_answers_range() {
         text.starts_with("refusal_answers = 10001 is more than 10000 a second: vpnat.toml:2:19"),
         "{text}"
     );
+}
+
+#[test]
+fn limits_have_ranges() {
+    for (line, range) in [
+        ("max_flows_per_source = 8388609", "use 0 to 8388608"),
+        ("new_flows_per_source = 60001", "use 0 to 60000"),
+        ("port_hold = 86401", "use 0 to 86400"),
+        ("max_held_ports = 8388609", "use 0 to 8388608"),
+    ] {
+        let text = complaint(&sound(&format!("{line}\n")));
+        assert!(text.starts_with(&format!("{line} is out of range: vpnat.toml:")), "{text}");
+        assert!(text.ends_with(range), "{text}");
+        let (key, _) = line.split_once(' ').unwrap();
+        assert!(parse(&sound(&format!("{key} = 5\n"))).is_ok());
+    }
+}
+
+/// A port has one owner towards everybody in one mode and many in the other: a shared address has one mode, or each mode
+/// ports of its own.
+#[test]
+fn mappings_of_a_shared_address() {
+    let two = |first: &str, second: &str| {
+        let vendors =
+            vendor("vendor-a", "192.0.2.0/24", first) + &vendor("vendor-b", "198.51.100.0/24", second);
+        parse(&format!("{DATAPATH}{vendors}"))
+    };
+    let independent = "mapping = \"endpoint-independent\"\n";
+    let text = two("", independent).unwrap_err().to_string();
+    assert!(
+        text.starts_with(
+            "vendors `vendor-b` and `vendor-a` share egress address 10.0.1.10 and ports, but not their `mapping`: \
+             vpnat.toml:"
+        ),
+        "{text}"
+    );
+    assert_eq!(two(independent, independent).unwrap().vendors[1].mapping, Mapping::EndpointIndependent);
+    let low = |more: &str| format!("ports = \"1024-29999\"\n{more}");
+    let high = |more: &str| format!("ports = \"30000-65535\"\n{more}");
+    assert!(two(&low(independent), &high("")).is_ok());
+    assert!(two(&high(""), &low(independent)).is_ok());
+    assert!(two(&low(independent), "ports = \"29999-65535\"\n").is_err());
+    assert!(parse(&sound("mapping = \"symmetric\"\n")).unwrap_err().to_string().contains("symmetric"));
 }
 
 #[test]

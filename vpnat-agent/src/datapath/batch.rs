@@ -13,6 +13,8 @@ use super::sys::bpf;
 /// Command of bpf(2), linux/bpf.h.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Command of bpf(2), linux/bpf.h.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+/// Command of bpf(2), linux/bpf.h.
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 
 /// The `batch` part of `union bpf_attr`.
@@ -98,6 +100,25 @@ struct ElementAttr {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// Looks one entry up; `None` if it is not there. `K` and `V` must have the map's sizes.
+pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    // SAFETY: `Pod` types are plain data for which zeroes are a value.
+    let mut value: V = unsafe { std::mem::zeroed() };
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        _pad: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads a key and writes a value of the map's own sizes, which `K` and `V` have.
+    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes one entry. `K` must have the map's key size. An entry that is not there is no error.

@@ -17,13 +17,13 @@ pub enum Error {
         "missing privilege {missing}: this process: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     )]
     Privilege { missing: &'static str },
-    #[error("kernel too old: {found}: vpnat needs Linux {needed} or newer")]
-    KernelVersion { found: String, needed: &'static str },
+    #[error("kernel too old: {found}: vpnat needs Linux {needed} or newer{}", lacking(missing))]
+    KernelVersion { found: String, needed: &'static str, missing: Vec<Feature> },
     #[error("the kernel has no type information: {}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y", path.display())]
     NoBtf { path: PathBuf },
     #[error(
         "the kernel lacks {}: Linux {kernel}: run Linux 6.1 or newer, or one that is built with them",
-        missing.iter().map(|one| format!("{} (Linux {}: {})", one.name, one.since, one.for_what)).collect::<Vec<_>>().join(", ")
+        named(missing)
     )]
     Features { kernel: String, missing: Vec<Feature> },
     #[error(
@@ -112,6 +112,16 @@ pub enum Error {
 
 /// Lines of a verifier log that are shown: what was refused stands at the end.
 pub const LOG_LINES: usize = 20;
+
+fn named(missing: &[Feature]) -> String {
+    let each = missing.iter().map(|one| format!("{} (Linux {}: {})", one.name, one.since, one.for_what));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// What an old kernel lacks, as the end of a sentence; a distribution may have added it all.
+fn lacking(missing: &[Feature]) -> String {
+    if missing.is_empty() { String::new() } else { format!("; this kernel lacks {}", named(missing)) }
+}
 
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();

@@ -26,16 +26,19 @@ pub struct Feature {
 enum Ask {
     Program(ProgramType),
     Map(MapType),
-    Helper(BpfHelper),
+    Helper(ProgramType, BpfHelper),
 }
 
 const fn feature(name: &'static str, since: &'static str, for_what: &'static str, ask: Ask) -> Feature {
     Feature { name, since, for_what, ask }
 }
 
+const TC: ProgramType = ProgramType::SchedClassifier;
+const XDP: ProgramType = ProgramType::Xdp;
+
 /// Everything that a vpnat cannot do without. The newest decides: Linux 6.1 is what all of it was tested with.
-const NEEDED: [Feature; 7] = [
-    feature("TC programs", "4.1", "translating, guarding", Ask::Program(ProgramType::SchedClassifier)),
+const NEEDED: [Feature; 9] = [
+    feature("TC programs", "4.1", "translating, guarding", Ask::Program(TC)),
     feature("LRU hash maps", "4.10", "fragments", Ask::Map(MapType::LruHash)),
     feature("longest-prefix maps", "4.11", "vendors' prefixes", Ask::Map(MapType::LpmTrie)),
     feature("device maps", "4.14", "the fast path", Ask::Map(MapType::DevMap)),
@@ -43,14 +46,34 @@ const NEEDED: [Feature; 7] = [
         "bpf_fib_lookup",
         "4.18",
         "where packets are routed",
-        Ask::Helper(BpfHelper::BPF_FUNC_fib_lookup),
+        Ask::Helper(TC, BpfHelper::BPF_FUNC_fib_lookup),
     ),
-    feature("bpf_jiffies64", "5.6", "timers", Ask::Helper(BpfHelper::BPF_FUNC_jiffies64)),
-    feature("bpf_loop", "5.17", "searching ports, reading options", Ask::Helper(BpfHelper::BPF_FUNC_loop)),
+    feature("bpf_jiffies64", "5.6", "timers", Ask::Helper(TC, BpfHelper::BPF_FUNC_jiffies64)),
+    feature("ring buffers", "5.8", "flow events", Ask::Map(MapType::RingBuf)),
+    feature(
+        "bpf_redirect_neigh",
+        "5.10",
+        "answers to refused packets",
+        Ask::Helper(TC, BpfHelper::BPF_FUNC_redirect_neigh),
+    ),
+    feature(
+        "bpf_loop",
+        "5.17",
+        "searching ports, reading options",
+        Ask::Helper(TC, BpfHelper::BPF_FUNC_loop),
+    ),
 ];
 
 /// What only some configurations need.
-const FOR_XDP: Feature = feature("XDP programs", "4.8", "the fast path", Ask::Program(ProgramType::Xdp));
+const FOR_XDP: [Feature; 2] = [
+    feature("XDP programs", "4.8", "the fast path", Ask::Program(XDP)),
+    feature(
+        "bpf_xdp_load_bytes",
+        "5.18",
+        "the fast path",
+        Ask::Helper(XDP, BpfHelper::BPF_FUNC_xdp_load_bytes),
+    ),
+];
 
 impl Feature {
     /// Whether the kernel has it. A question that it does not understand is no answer: loading will tell.
@@ -58,15 +81,20 @@ impl Feature {
         match self.ask {
             Ask::Program(kind) => is_program_supported(kind).unwrap_or(true),
             Ask::Map(kind) => is_map_supported(kind).unwrap_or(true),
-            Ask::Helper(helper) => is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(true),
+            Ask::Helper(kind, helper) => is_helper_supported(kind, helper).unwrap_or(true),
         }
     }
 }
 
 /// Names everything that is missing, at once.
 pub fn check(with_xdp: bool) -> Result<(), Error> {
-    let needed = NEEDED.iter().chain(with_xdp.then_some(&FOR_XDP));
-    refuse(needed.filter(|feature| !feature.is_there()).copied().collect())
+    refuse(missing(with_xdp))
+}
+
+/// Everything that is missing.
+pub fn missing(with_xdp: bool) -> Vec<Feature> {
+    let needed = NEEDED.iter().chain(FOR_XDP.iter().filter(|_| with_xdp));
+    needed.filter(|feature| !feature.is_there()).copied().collect()
 }
 
 fn refuse(missing: Vec<Feature>) -> Result<(), Error> {
@@ -118,7 +146,7 @@ mod tests {
 
     #[test]
     fn all_that_is_missing_is_named_with_its_release() {
-        let text = refuse(vec![NEEDED[6], NEEDED[3]]).unwrap_err().to_string();
+        let text = refuse(vec![NEEDED[8], NEEDED[3]]).unwrap_err().to_string();
         assert!(text.contains("bpf_loop (Linux 5.17: searching ports"), "{text}");
         assert!(text.contains("device maps (Linux 4.14: the fast path)"), "{text}");
         assert!(text.ends_with("run Linux 6.1 or newer, or one that is built with them"), "{text}");

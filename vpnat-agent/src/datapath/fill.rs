@@ -7,7 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use aya::maps::lpm_trie::Key;
+use aya::maps::MapData;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use ipnet::Ipv4Net;
 use vpnat_common::addr::{Ip4, Port};
 use vpnat_common::layout::vendor::{
@@ -17,7 +18,7 @@ use vpnat_common::layout::{MAX_VENDORS, names};
 
 use super::Error;
 use super::maps::{ConfigMaps, VendorSlot, read_vendors};
-use crate::config::{Config, OnRemoval, Refuse, Vendor};
+use crate::config::{Config, Mapping, OnRemoval, Refuse, Vendor};
 
 type Prefixes = HashMap<(u32, [u8; 4]), PrefixTarget>;
 type Sources = HashMap<(u32, u8, [u8; 4]), SourceRule>;
@@ -62,7 +63,7 @@ pub fn fill(
     for vendor in &draining {
         let mut policy = vendor.policy;
         policy.flags |= flag::DRAINING;
-        for address in policy.egress.iter().take(policy.egress_count as usize) {
+        for address in policy.egress_addresses() {
             *egress.entry(address.octets).or_default() |= 1 << vendor.slot;
         }
         policies.push((vendor.slot, policy));
@@ -97,7 +98,7 @@ pub fn fill(
 
 /// Opens the prefixes that were closed when their vendor was removed; what they were.
 pub fn open_removed(maps: &mut ConfigMaps) -> Result<Vec<Ipv4Net>, Error> {
-    let closed = closed_prefixes(maps)?;
+    let closed = closed_prefixes(&maps.prefixes)?;
     for prefix in &closed {
         let key = Key::new(prefix.prefix_len().into(), Ip4::from(prefix.addr()));
         maps.prefixes.remove(&key).map_err(Error::map("clearing", names::VENDOR_PREFIXES))?;
@@ -107,11 +108,11 @@ pub fn open_removed(maps: &mut ConfigMaps) -> Result<Vec<Ipv4Net>, Error> {
 }
 
 /// The prefixes that are closed because they are no vendor's any more.
-pub fn closed_prefixes(maps: &ConfigMaps) -> Result<Vec<Ipv4Net>, Error> {
-    let keys: Vec<_> = maps.prefixes.keys().collect::<Result<_, _>>().map_err(reading)?;
+pub fn closed_prefixes(prefixes: &LpmTrie<MapData, Ip4, PrefixTarget>) -> Result<Vec<Ipv4Net>, Error> {
+    let keys: Vec<_> = prefixes.keys().collect::<Result<_, _>>().map_err(reading)?;
     let mut closed = Vec::new();
     for key in keys {
-        if maps.prefixes.get(&key, 0).map_err(reading)? == PrefixTarget::CLOSED {
+        if prefixes.get(&key, 0).map_err(reading)? == PrefixTarget::CLOSED {
             closed.extend(net(&key));
         }
     }
@@ -128,11 +129,11 @@ pub fn retire(maps: &mut ConfigMaps, in_use: impl Fn(u8) -> bool) -> Result<Vec<
         }
         let slot = vendor.slot.into();
         maps.vendors.set(slot, VendorPolicy::FREE, 0).map_err(Error::map("writing", names::VENDORS))?;
-        for address in vendor.policy.egress.iter().take(vendor.policy.egress_count as usize) {
-            let Ok(known) = maps.egress.get(address, 0) else { continue };
+        for address in vendor.policy.egress_addresses() {
+            let Ok(known) = maps.egress.get(&address, 0) else { continue };
             let vendors = known.vendors & !(1 << vendor.slot);
             if vendors == 0 {
-                maps.egress.remove(address).map_err(Error::map("clearing", names::EGRESS))?;
+                maps.egress.remove(&address).map_err(Error::map("clearing", names::EGRESS))?;
             } else {
                 let rest = EgressAddress { vendors };
                 maps.egress.insert(address, rest, 0).map_err(Error::map("writing", names::EGRESS))?;
@@ -187,7 +188,14 @@ fn policy(vendor: &Vendor, before: Option<&VendorPolicy>) -> VendorPolicy {
             Refuse::HostUnreachable => 0,
             Refuse::AdminProhibited => flag::REFUSE_PROHIBITED,
             Refuse::Drop => flag::REFUSE_SILENTLY,
+        }
+        | match vendor.mapping {
+            Mapping::EndpointDependent => 0,
+            Mapping::EndpointIndependent => flag::ENDPOINT_INDEPENDENT,
         };
+    policy.hold_s = vendor.port_hold;
+    policy.max_flows_per_source = vendor.max_flows_per_source;
+    policy.new_flows_per_source = vendor.new_flows_per_source;
     policy.port_min = Port::new(vendor.ports.min);
     policy.port_max = Port::new(vendor.ports.max);
     if let Some(before) = before {

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use vpnat_common::addr::{Ip4, Port};
 use vpnat_common::layout::clock::Moment;
-use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey, protocol};
+use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey, kind, protocol};
 use vpnat_common::layout::user::FlowEntryBytes;
 
 use super::Error;
+use super::census::Census;
 use super::maps::Table;
 
 /// Entries read at a time.
@@ -43,6 +44,23 @@ impl Flow {
     /// Either entry; there is always one.
     fn any(&self) -> Option<&FlowEntry> {
         self.outbound.as_ref().or(self.inbound.as_ref())
+    }
+
+    /// Key of its outbound entry.
+    pub fn outbound_key(&self) -> FlowKey {
+        let (from, to) = (self.inside, self.remote);
+        FlowKey::new(from.address, from.port, to.address, to.port, self.protocol)
+    }
+
+    /// Key of its inbound entry.
+    pub fn inbound_key(&self) -> FlowKey {
+        let (from, to) = (self.remote, self.egress);
+        FlowKey::new(from.address, from.port, to.address, to.port, self.protocol)
+    }
+
+    /// Key of an entry that is there.
+    pub fn a_key(&self) -> FlowKey {
+        if self.outbound.is_some() { self.outbound_key() } else { self.inbound_key() }
     }
 
     /// The vendor slot.
@@ -100,12 +118,79 @@ pub fn list(table: &Table) -> Result<Listing, Error> {
     while let Some((keys, values)) = walk.next_slice().map_err(walk_error)? {
         for (key, value) in keys.iter().zip(values) {
             match value.decode() {
-                Some(entry) => entries.push((*key, entry)),
+                Some(entry) if key.kind == kind::FLOW => entries.push((*key, entry)),
+                Some(_) => {}
                 None => unreadable += 1,
             }
         }
     }
     Ok(Listing { flows: pair(entries), unreadable })
+}
+
+/// Shows every flow that is `wanted` to `each`, in the table's order and in memory that does not grow with the table; how
+/// many entries could not be read. `wanted` is asked before the other half is looked up. What starts or ends meanwhile may
+/// be missed.
+pub fn visit<E: From<Error>>(
+    table: &Table,
+    wanted: impl Fn(&Flow) -> bool,
+    mut each: impl FnMut(Flow) -> Result<(), E>,
+) -> Result<usize, E> {
+    let mut unreadable = 0;
+    let mut walk = table.walk::<FlowKey, FlowEntryBytes>(SLICE);
+    while let Some((keys, values)) = walk.next_slice().map_err(walk_error)? {
+        for (key, value) in keys.iter().zip(values) {
+            let Some(entry) = value.decode() else {
+                unreadable += 1;
+                continue;
+            };
+            if key.kind != kind::FLOW {
+                continue;
+            }
+            let mut flow = half(key, entry);
+            if !wanted(&flow) {
+                continue;
+            }
+            let (other, back) = match entry.direction {
+                Direction::Outbound => (flow.inbound_key(), flow.inside),
+                Direction::Inbound => (flow.outbound_key(), flow.egress),
+            };
+            let found = table.lookup::<FlowKey, FlowEntryBytes>(&other).map_err(walk_error)?;
+            let found = found.and_then(|value| value.decode()).filter(|found| {
+                found.direction != entry.direction
+                    && (found.new_addr, found.new_port) == (back.address, back.port)
+            });
+            match (entry.direction, found) {
+                // Its outbound half speaks for it.
+                (Direction::Inbound, Some(_)) => continue,
+                (Direction::Inbound, None) => {}
+                (Direction::Outbound, found) => flow.inbound = found,
+            }
+            each(flow)?;
+        }
+    }
+    Ok(unreadable)
+}
+
+/// Counts the whole table; also how many entries there are.
+pub fn census(table: &Table) -> Result<(Census, u64), Error> {
+    let mut census = Census::default();
+    let entries = each_entry(table, |key, entry| census.add(key, entry))?;
+    Ok((census, entries))
+}
+
+/// Shows every entry that can be read to `each`; how many there are, with those that cannot.
+pub fn each_entry(table: &Table, mut each: impl FnMut(&FlowKey, &FlowEntry)) -> Result<u64, Error> {
+    let mut entries = 0;
+    let mut walk = table.walk::<FlowKey, FlowEntryBytes>(SLICE);
+    while let Some((keys, values)) = walk.next_slice().map_err(walk_error)? {
+        entries += keys.len() as u64;
+        for (key, value) in keys.iter().zip(values) {
+            if let Some(entry) = value.decode() {
+                each(key, &entry);
+            }
+        }
+    }
+    Ok(entries)
 }
 
 pub(super) fn walk_error(error: std::io::Error) -> Error {
@@ -116,29 +201,28 @@ pub(super) fn walk_error(error: std::io::Error) -> Error {
     }
 }
 
+/// The flow of an entry, the other half not there yet.
+pub fn half(key: &FlowKey, entry: FlowEntry) -> Flow {
+    let source = Endpoint { address: key.src, port: key.src_port };
+    let destination = Endpoint { address: key.dst, port: key.dst_port };
+    let new = Endpoint { address: entry.new_addr, port: entry.new_port };
+    let (inside, remote, egress, outbound, inbound) = match entry.direction {
+        Direction::Outbound => (source, destination, new, Some(entry), None),
+        Direction::Inbound => (new, source, destination, None, Some(entry)),
+    };
+    Flow { protocol: key.protocol, inside, remote, egress, outbound, inbound }
+}
+
 /// Brings the two halves of each flow together.
 fn pair(entries: Vec<(FlowKey, FlowEntry)>) -> Vec<Flow> {
     let mut flows: HashMap<(u8, Endpoint, Endpoint, Endpoint), Flow> = HashMap::new();
     for (key, entry) in entries {
-        let source = Endpoint { address: key.src, port: key.src_port };
-        let destination = Endpoint { address: key.dst, port: key.dst_port };
-        let new = Endpoint { address: entry.new_addr, port: entry.new_port };
-        let (inside, remote, egress) = match entry.direction {
-            Direction::Outbound => (source, destination, new),
-            Direction::Inbound => (new, source, destination),
-        };
-        let flow = flows.entry((key.protocol, inside, remote, egress)).or_insert_with(|| Flow {
-            protocol: key.protocol,
-            inside,
-            remote,
-            egress,
-            outbound: None,
-            inbound: None,
-        });
-        match entry.direction {
-            Direction::Outbound => flow.outbound = Some(entry),
-            Direction::Inbound => flow.inbound = Some(entry),
-        }
+        let found = half(&key, entry);
+        let flow = flows
+            .entry((found.protocol, found.inside, found.remote, found.egress))
+            .or_insert_with(|| Flow { outbound: None, inbound: None, ..found.clone() });
+        flow.outbound = found.outbound.or(flow.outbound.take());
+        flow.inbound = found.inbound.or(flow.inbound.take());
     }
     let mut flows: Vec<Flow> = flows.into_values().collect();
     flows.sort_by_key(|flow| (flow.vendor(), flow.protocol, flow.inside, flow.remote, flow.egress));

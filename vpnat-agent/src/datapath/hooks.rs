@@ -1,19 +1,22 @@
 //! Which program belongs where, and putting it there.
 
+pub mod tracing;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, TcAttachType, XdpMode};
+use aya::programs::{ProgramError, TcAttachType, Xdp, XdpMode};
 use vpnat_common::layout::device::role;
 
 use super::Error;
 use super::error::chain;
 use super::kernel::TcMethod;
-use super::object::{classifier, xdp};
+use super::object::{classifier, traced, xdp};
 use super::pins::{Pins, unpin_link};
 use super::tc::{self, Place};
 use super::xdp::{Facts, Mode, refusal};
@@ -31,6 +34,10 @@ pub const TC_POINTS: [(TcAttachType, &str); 2] =
 /// bond, and what VLANs are made on.
 const CARRIER: &str = "egress_carrier_l2";
 
+/// The program at TC egress of the loopback device: errors that the instance makes about what it has translated go that
+/// way to its own egress address, and have to reach the pod.
+const LOOPBACK: &str = "egress_loopback_l2";
+
 /// What a device is to have attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
@@ -45,8 +52,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For a device of the namespace; `None` for the loopback device.
-    pub fn of(link: &Link, sides: (bool, bool)) -> Option<Self> {
+    /// For a device of the namespace.
+    pub fn of(link: &Link, sides: (bool, bool)) -> Self {
         Self::of_layer(link.layer, sides)
     }
 
@@ -57,9 +64,9 @@ impl Plan {
         Self { egress, ..self }
     }
 
-    fn of_layer(layer: Layer, (inside, outside): (bool, bool)) -> Option<Self> {
+    fn of_layer(layer: Layer, (inside, outside): (bool, bool)) -> Self {
         if layer == Layer::Loopback {
-            return None;
+            return Self { egress: LOOPBACK, ingress: None, xdp: None, roles: 0 };
         }
         let ethernet = layer == Layer::Ethernet;
         let framed = |l2: &'static str, l3: &'static str| if ethernet { l2 } else { l3 };
@@ -68,22 +75,31 @@ impl Plan {
         } else {
             framed("egress_guard_l2", "egress_guard_l3")
         };
+        let arriving = |names: [&'static str; 3]| match layer {
+            Layer::Ethernet => Some(names[0]),
+            Layer::Xfrm => Some(names[2]),
+            _ => Some(names[1]),
+        };
         let (ingress, fast, sides) = match (inside, outside) {
             (true, true) => (
-                Some(framed("ingress_both_l2", "ingress_both_l3")),
+                arriving(["ingress_both_l2", "ingress_both_l3", "ingress_both_xfrm"]),
                 Some("xdp_both"),
                 role::INSIDE | role::OUTSIDE,
             ),
-            (true, false) => {
-                (Some(framed("ingress_inside_l2", "ingress_inside_l3")), Some("xdp_inside"), role::INSIDE)
-            }
-            (false, true) => {
-                (Some(framed("ingress_outside_l2", "ingress_outside_l3")), Some("xdp_outside"), role::OUTSIDE)
-            }
+            (true, false) => (
+                arriving(["ingress_inside_l2", "ingress_inside_l3", "ingress_inside_xfrm"]),
+                Some("xdp_inside"),
+                role::INSIDE,
+            ),
+            (false, true) => (
+                arriving(["ingress_outside_l2", "ingress_outside_l3", "ingress_outside_xfrm"]),
+                Some("xdp_outside"),
+                role::OUTSIDE,
+            ),
             (false, false) => (None, None, 0),
         };
         let guarded = if outside { role::GUARDED } else { 0 };
-        Some(Self { egress, ingress, xdp: fast.filter(|_| ethernet), roles: sides | guarded })
+        Self { egress, ingress, xdp: fast.filter(|_| ethernet), roles: sides | guarded }
     }
 }
 
@@ -91,7 +107,7 @@ impl Plan {
 /// kernel up to a second, so that the others are not loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Needed {
-    /// TC programs, with and without Ethernet header: a device may come back as another kind.
+    /// TC programs for every kind of link layer: a device may come back as another kind.
     pub tc: BTreeSet<&'static str>,
     /// XDP programs.
     pub xdp: BTreeSet<&'static str>,
@@ -106,11 +122,11 @@ impl Needed {
     /// For `config`.
     pub fn by(config: &Config) -> Self {
         // A device may come to carry an outside one at any time.
-        let mut needed = Self { tc: BTreeSet::from([CARRIER]), xdp: BTreeSet::new() };
+        let mut needed = Self { tc: BTreeSet::from([CARRIER, LOOPBACK]), xdp: BTreeSet::new() };
         let configured = config.devices().into_iter().map(|name| config.sides_of(name));
         for sides in configured.chain([(false, false)]) {
-            for layer in [Layer::Ethernet, Layer::Ip] {
-                let Some(plan) = Plan::of_layer(layer, sides) else { continue };
+            for layer in [Layer::Ethernet, Layer::Ip, Layer::Xfrm] {
+                let plan = Plan::of_layer(layer, sides);
                 needed.tc.insert(plan.egress);
                 needed.tc.extend(plan.ingress);
                 needed.xdp.extend(plan.xdp.filter(|_| config.xdp != XdpChoice::Off));
@@ -127,6 +143,9 @@ pub struct Hooks {
     pins: Pins,
     method: TcMethod,
     ids: Vec<(&'static str, u32)>,
+    /// Those that are loaded in their traced form, with its identifier. While there are any, they are what belongs on the
+    /// devices.
+    traced: Vec<(&'static str, u32)>,
 }
 
 impl Hooks {
@@ -141,7 +160,7 @@ impl Hooks {
             let info = xdp(&mut object, name)?.info().map_err(Error::program("looking at", name))?;
             ids.push((*name, info.id()));
         }
-        Ok(Self { object, pins, method, ids })
+        Ok(Self { object, pins, method, ids, traced: Vec::new() })
     }
 
     /// Whether these programs are all that `needed` wants.
@@ -149,8 +168,15 @@ impl Hooks {
         needed.tc.iter().chain(&needed.xdp).all(|name| self.id(name) != 0)
     }
 
+    /// The identifier of what belongs where `name` is planned; 0 if it is not loaded.
     fn id(&self, name: &str) -> u32 {
-        self.ids.iter().find(|(known, _)| *known == name).map_or(0, |(_, id)| *id)
+        let mut loaded = self.traced.iter().chain(&self.ids);
+        loaded.find(|(known, _)| *known == name).map_or(0, |(_, id)| *id)
+    }
+
+    /// The name of what belongs where `name` is planned.
+    fn form(&self, name: &str) -> String {
+        if self.traced.iter().any(|(known, _)| *known == name) { traced(name) } else { name.into() }
     }
 
     /// Attaches at TC, in place of what vpnat had there, and sees it attached.
@@ -164,7 +190,8 @@ impl Hooks {
         let pin = self.pins.link(&link.name, point);
         let place = Place { link, direction, pin: &pin, point };
         let id = self.id(program);
-        tc::attach(self.method, classifier(&mut self.object, program)?, program, id, &place)
+        let form = self.form(program);
+        tc::attach(self.method, classifier(&mut self.object, &form)?, program, id, &place)
     }
 
     /// Takes away what vpnat has at TC there; whether there was anything.
@@ -218,16 +245,9 @@ impl Hooks {
         if fs::symlink_metadata(&pin).is_err() {
             return Ok(false);
         }
-        let program = xdp(&mut self.object, name)?;
-        let mut replace = || -> Result<(), ProgramError> {
-            let other = |error| ProgramError::IOError(io::Error::other(chain(&error)));
-            let old = FdLink::from(PinnedLink::from_pin(&pin).map_err(other)?);
-            let old: XdpLink = old.try_into().map_err(other)?;
-            let id = program.attach_to_link(old)?;
-            program.take_link(id)?;
-            Ok(())
-        };
-        match replace() {
+        let form = self.form(name);
+        let program = xdp(&mut self.object, &form)?;
+        match update_xdp(program, &pin) {
             Ok(()) => Ok(true),
             Err(error) => {
                 log::info!(
@@ -245,7 +265,8 @@ impl Hooks {
         let pin = self.pins.link(&link.name, XDP_POINT);
         let flags = if mode == Mode::Generic { XdpMode::Skb } else { XdpMode::Driver };
         let refuse = |error: &(dyn std::error::Error + 'static)| refusal(&Facts::of(link), mode, error);
-        let program = xdp(&mut self.object, name)?;
+        let form = self.form(name);
+        let program = xdp(&mut self.object, &form)?;
         let id = program.attach_to_if_index(link.index, flags).map_err(|error| refuse(&error))?;
         let attached = program.take_link(id).map_err(|error| refuse(&error))?;
         let attached: FdLink =
@@ -265,6 +286,17 @@ impl Hooks {
     }
 }
 
+/// Replaces the program under a pinned link.
+fn update_xdp(program: &mut Xdp, pin: &Path) -> Result<(), ProgramError> {
+    let other = |error| ProgramError::IOError(io::Error::other(chain(&error)));
+    let old = FdLink::from(PinnedLink::from_pin(pin).map_err(other)?);
+    let old: XdpLink = old.try_into().map_err(other)?;
+    let id = program.attach_to_link(old)?;
+    // Dropping closes our descriptor; the pin keeps the link.
+    program.take_link(id)?;
+    Ok(())
+}
+
 /// The name of a TC direction in pins and messages.
 pub fn point_name(direction: TcAttachType) -> &'static str {
     TC_POINTS.iter().find(|(known, _)| *known == direction).map_or("custom", |(_, name)| name)
@@ -282,13 +314,15 @@ mod tests {
     #[test]
     fn every_device_but_loopback_closes_its_egress() {
         for sides in [(false, false), (true, false), (false, true), (true, true)] {
-            for (layer, suffix) in [(Layer::Ethernet, "_l2"), (Layer::Ip, "_l3")] {
-                let plan = Plan::of(&link(layer), sides).unwrap();
+            for (layer, suffix, arriving) in
+                [(Layer::Ethernet, "_l2", "_l2"), (Layer::Ip, "_l3", "_l3"), (Layer::Xfrm, "_l3", "_xfrm")]
+            {
+                let plan = Plan::of(&link(layer), sides);
                 let translates = plan.egress.starts_with("egress_outside");
                 assert_eq!(translates, sides.1);
                 assert_eq!(plan.roles & role::GUARDED != 0, sides.1, "only where packets may leave");
                 assert!(plan.egress.ends_with(suffix));
-                assert!(plan.ingress.is_none_or(|name| name.ends_with(suffix)));
+                assert!(plan.ingress.is_none_or(|name| name.ends_with(arriving)));
                 assert_eq!(plan.ingress.is_some(), sides.0 || sides.1);
                 assert_eq!(plan.xdp.is_some(), layer == Layer::Ethernet && plan.ingress.is_some());
                 for name in plan.ingress.into_iter().chain([plan.egress]) {
@@ -296,7 +330,8 @@ mod tests {
                 }
                 assert!(plan.xdp.is_none_or(|name| XDP_PROGRAMS.contains(&name)));
             }
-            assert_eq!(Plan::of(&link(Layer::Loopback), sides), None);
+            let plan = Plan::of(&link(Layer::Loopback), sides);
+            assert_eq!((plan.egress, plan.ingress, plan.xdp, plan.roles), (LOOPBACK, None, None, 0));
         }
     }
 

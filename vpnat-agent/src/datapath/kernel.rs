@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
 
-use super::Error;
+use super::{Error, features};
 
 /// Where the BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -80,7 +80,11 @@ pub fn check_privileges() -> Result<(), Error> {
 /// The kernel has what the programs need.
 pub fn check_features() -> Result<(), Error> {
     if version() < (6, 1) {
-        return Err(Error::KernelVersion { found: release(), needed: "6.1" });
+        return Err(Error::KernelVersion {
+            found: release(),
+            needed: "6.1",
+            missing: features::missing(false),
+        });
     }
     let path = PathBuf::from("/sys/kernel/btf/vmlinux");
     if path.exists() { Ok(()) } else { Err(Error::NoBtf { path }) }

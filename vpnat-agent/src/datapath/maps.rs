@@ -7,11 +7,13 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::xdp::DevMap;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, RingBuf};
 use aya::sys::SyscallError;
+use ipnet::Ipv4Net;
 use vpnat_common::addr::Ip4;
 use vpnat_common::layout::clock::Settings;
 use vpnat_common::layout::device::{Device, XdpPort};
+use vpnat_common::layout::event::Tally;
 use vpnat_common::layout::flow::{FlowEntry, FlowKey};
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::{Count, Hook, Outcome, counter_index};
@@ -21,6 +23,7 @@ use vpnat_common::layout::vendor::{EgressAddress, PrefixTarget, SourceKey, Sourc
 
 use super::Error;
 use super::batch::Walk;
+use super::fill;
 use super::pins::Pins;
 
 /// Opens a pinned map.
@@ -37,7 +40,7 @@ fn open(pins: &Pins, name: &'static str) -> Result<Map, Error> {
     Map::from_map_data(data).map_err(Error::map("opening", name))
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<T, Error> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<T, Error> {
     T::try_from(open(pins, name)?).map_err(Error::map("opening", name))
 }
 
@@ -117,6 +120,14 @@ pub struct VendorSlot {
     pub policy: VendorPolicy,
 }
 
+impl VendorSlot {
+    /// How many ports each egress address has; at least 1.
+    pub fn ports(&self) -> u32 {
+        let (min, max) = (self.policy.port_min.number, self.policy.port_max.number);
+        u32::from(max.saturating_sub(min)) + 1
+    }
+}
+
 /// The name in a policy.
 pub fn vendor_name(policy: &VendorPolicy) -> String {
     let end = policy.name.iter().position(|byte| *byte == 0).unwrap_or(policy.name.len());
@@ -129,6 +140,13 @@ pub struct StateMaps {
     vendors: Array<MapData, VendorPolicy>,
     counters: PerCpuArray<MapData, Count>,
     answers: PerCpuArray<MapData, Answers>,
+    tallies: PerCpuArray<MapData, u64>,
+    prefixes: LpmTrie<MapData, Ip4, PrefixTarget>,
+}
+
+/// The event buffer. There is one reader of it, the agent's flow log.
+pub fn events(pins: &Pins) -> Result<RingBuf<MapData>, Error> {
+    typed(pins, names::EVENTS)
 }
 
 impl StateMaps {
@@ -139,7 +157,14 @@ impl StateMaps {
             vendors: typed(pins, names::VENDORS)?,
             counters: typed(pins, names::COUNTERS)?,
             answers: typed(pins, names::ANSWERS)?,
+            tallies: typed(pins, names::TALLIES)?,
+            prefixes: typed(pins, names::VENDOR_PREFIXES)?,
         })
+    }
+
+    /// Prefixes that stay closed since their vendor was removed.
+    pub fn closed_prefixes(&self) -> Result<Vec<Ipv4Net>, Error> {
+        fill::closed_prefixes(&self.prefixes)
     }
 
     /// The settings.
@@ -169,6 +194,43 @@ impl StateMaps {
             packets: sum.packets.wrapping_add(count.packets),
             bytes: sum.bytes.wrapping_add(count.bytes),
         }))
+    }
+
+    /// What ended so at all hooks.
+    pub fn count_everywhere(&self, vendor: u8, outcome: Outcome) -> Result<Count, Error> {
+        let mut sum = Count::default();
+        for hook in Hook::ALL {
+            let count = self.count(vendor, hook, outcome)?;
+            sum.packets += count.packets;
+            sum.bytes += count.bytes;
+        }
+        Ok(sum)
+    }
+
+    /// One tally, summed over the CPUs.
+    pub fn tally(&self, vendor: u8, tally: Tally) -> Result<u64, Error> {
+        let values =
+            self.tallies.get(&tally.index(vendor), 0).map_err(Error::map("reading", names::TALLIES))?;
+        Ok(values.iter().fold(0, |sum: u64, count| sum.wrapping_add(*count)))
+    }
+
+    /// Events that were lost and that no log has said so of, in this agent's time or before.
+    pub fn unreported_losses(&self) -> Result<u64, Error> {
+        let lost = self.tally(0, Tally::EventsLost)?;
+        Ok(lost.saturating_sub(self.tally(0, Tally::LossesReported)?))
+    }
+
+    /// Takes note that a log has said of `more` lost events.
+    pub fn report_losses(&mut self, more: u64) -> Result<(), Error> {
+        let index = Tally::LossesReported.index(0);
+        let values = self.tallies.get(&index, 0).map_err(Error::map("reading", names::TALLIES))?;
+        let mut values: Vec<u64> = values.iter().copied().collect();
+        if let Some(first) = values.first_mut() {
+            *first = first.wrapping_add(more);
+        }
+        let values = PerCpuValues::try_from(values)
+            .map_err(|error| Error::map("writing", names::TALLIES)(error.into()))?;
+        self.tallies.set(index, values, 0).map_err(Error::map("writing", names::TALLIES))
     }
 }
 
@@ -240,6 +302,11 @@ impl Table {
     /// Walks over all entries. `K` and `V` are those that the table was opened for.
     pub(super) fn walk<K: Pod, V: Pod>(&self, slice: usize) -> Walk<'_, K, V> {
         Walk::new(self.fd(), slice)
+    }
+
+    /// Looks one entry up. `K` and `V` are those that the table was opened for.
+    pub(super) fn lookup<K: Pod, V: Pod>(&self, key: &K) -> io::Result<Option<V>> {
+        super::batch::lookup(self.fd(), key)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -1,6 +1,8 @@
 //! The programs and maps in the kernel, seen from the host.
 
+pub mod accounts;
 pub mod batch;
+pub mod census;
 pub mod clock;
 pub mod error;
 pub mod features;
@@ -15,6 +17,7 @@ pub mod path;
 pub mod pins;
 pub mod reap;
 pub mod rehearsal;
+pub mod rests;
 pub mod revoke;
 pub mod slots;
 pub mod sweep;

@@ -6,6 +6,7 @@ use std::io;
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::Object;
+use vpnat_common::layout::event::EVENT_BUFFER;
 use vpnat_common::layout::names;
 
 use super::error::chain;
@@ -22,22 +23,29 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vp
 const CLOCK_MULTIPLIER: &str = "CLOCK_MULTIPLIER";
 
 /// Programs for every kind of device, by what they are for.
-pub const TC_PROGRAMS: [&str; 11] = [
+pub const TC_PROGRAMS: [&str; 15] = [
     "ingress_inside_l2",
     "ingress_inside_l3",
     "ingress_outside_l2",
     "ingress_outside_l3",
     "ingress_both_l2",
     "ingress_both_l3",
+    "ingress_inside_xfrm",
+    "ingress_outside_xfrm",
+    "ingress_both_xfrm",
     "egress_outside_l2",
     "egress_outside_l3",
     "egress_guard_l2",
     "egress_guard_l3",
     "egress_carrier_l2",
+    "egress_loopback_l2",
 ];
 
 /// Programs on the fast path.
 pub const XDP_PROGRAMS: [&str; 3] = ["xdp_inside", "xdp_outside", "xdp_both"];
+
+/// What the names of those begin with that tell a tracer what they decide.
+const TRACED: &str = "traced_";
 
 /// Programs that the agent and the reading verbs run; pinned.
 const SERVICE_PROGRAMS: [&str; 2] = [clock::PROBE_CLOCK, reap::REAP];
@@ -61,12 +69,18 @@ pub struct Sizes {
     pub flows: u32,
     /// Entries of the fragment table.
     pub fragments: u32,
+    /// Bytes of the event buffer.
+    pub events: u32,
 }
 
 impl Sizes {
     /// For `max_flows` flows: two entries each; one flow in sixteen may have a fragmented datagram in flight.
     pub fn for_flows(max_flows: u32) -> Self {
-        Self { flows: max_flows.saturating_mul(2), fragments: (max_flows / 16).max(1024) }
+        Self {
+            flows: max_flows.saturating_mul(2),
+            fragments: (max_flows / 16).max(1024),
+            events: EVENT_BUFFER,
+        }
     }
 }
 
@@ -102,7 +116,7 @@ pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Pinned, Error> {
                 info.max_entries(),
                 wanted.flows
             );
-            sizes = Sizes::for_flows(info.max_entries() / 2);
+            sizes = Sizes { events: wanted.events, ..Sizes::for_flows(info.max_entries() / 2) };
         }
     }
     let mut renew = false;
@@ -113,6 +127,7 @@ pub fn check_pinned(pins: &Pins, wanted: Sizes) -> Result<Pinned, Error> {
         let entries = match name {
             names::FLOWS => sizes.flows,
             names::FRAGMENTS => sizes.fragments,
+            names::EVENTS => sizes.events,
             _ => declared.max_entries(),
         };
         let expected = Shape {
@@ -198,7 +213,12 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
         }
     }
     let size = |name| Ok::<_, Error>(pinned(name)?.map_or(0, |info| info.max_entries()));
-    if check_pinned(pins, Sizes { flows: size(names::FLOWS)?, fragments: size(names::FRAGMENTS)? })?.renew {
+    let sizes = Sizes {
+        flows: size(names::FLOWS)?,
+        fragments: size(names::FRAGMENTS)?,
+        events: size(names::EVENTS)?,
+    };
+    if check_pinned(pins, sizes)?.renew {
         return Err(Error::OtherBuild { path: pins.maps() });
     }
     let multiplier = clock::multiplier(tick_rate(stop)?);
@@ -217,10 +237,11 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
     Ok(object)
 }
 
-/// Loads the rehearsal of one more program.
+/// Loads the rehearsal of one more program, if it is not loaded as that of another.
 pub fn load_rehearsal(object: &mut Ebpf, name: &str) -> Result<(), Error> {
     let name = rehearsal_of(name);
     match program(object, &name)? {
+        program if program.fd().is_ok() => Ok(()),
         Program::Xdp(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         _ => return Err(Error::ObjectLacks { what: "program", name }),
@@ -228,9 +249,46 @@ pub fn load_rehearsal(object: &mut Ebpf, name: &str) -> Result<(), Error> {
     .map_err(|error| load_error(&name, error))
 }
 
-/// The name of the program that rehearses `program`.
+/// The name of the program that rehearses `program`. A test run has no header of a device below.
 pub fn rehearsal_of(program: &str) -> String {
-    format!("explain_{program}")
+    match program.strip_suffix("_xfrm") {
+        Some(part) => format!("explain_{part}_l3"),
+        None => format!("explain_{program}"),
+    }
+}
+
+/// The name of `program`'s form that tells a tracer what it decides.
+pub fn traced(program: &str) -> String {
+    format!("{TRACED}{program}")
+}
+
+/// The program that this one, traced or not, is the form of, if it is one that is attached to devices by TC.
+pub fn tc_program(name: &str) -> Option<&'static str> {
+    let plain = name.strip_prefix(TRACED).unwrap_or(name);
+    TC_PROGRAMS.into_iter().find(|known| *known == plain)
+}
+
+/// Loads the traced form of `program` over the maps of the other programs of `object`; its identifier.
+pub fn load_traced(object: &mut Ebpf, program: &str) -> Result<u32, Error> {
+    let name = traced(program);
+    let info = match self::program(object, &name)? {
+        Program::Xdp(program) => program.load().and_then(|()| program.info()),
+        Program::SchedClassifier(program) => program.load().and_then(|()| program.info()),
+        _ => return Err(Error::ObjectLacks { what: "program", name }),
+    };
+    info.map(|info| info.id()).map_err(|error| load_error(&name, error))
+}
+
+/// Lets go of the traced form of `program`; the kernel frees it when nothing has it attached.
+pub fn unload_traced(object: &mut Ebpf, program: &str) {
+    let unloaded = match self::program(object, &traced(program)) {
+        Ok(Program::Xdp(program)) => program.unload(),
+        Ok(Program::SchedClassifier(program)) => program.unload(),
+        _ => Ok(()),
+    };
+    if let Err(error) = unloaded {
+        log::debug!("{program}: {}", chain(&error));
+    }
 }
 
 fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &Stop) -> Result<Ebpf, Error> {
@@ -240,7 +298,8 @@ fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &
     loader
         .override_global(CLOCK_MULTIPLIER, &multiplier, true)
         .map_max_entries(names::FLOWS, sizes.flows)
-        .map_max_entries(names::FRAGMENTS, sizes.fragments);
+        .map_max_entries(names::FRAGMENTS, sizes.fragments)
+        .map_max_entries(names::EVENTS, sizes.events);
     for name in names::ALL {
         loader.map_pin_path(name, pins.map(name));
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::programs::SchedClassifier;
 use aya::{TestRun as _, TestRunOptions};
 use vpnat_common::layout::flow::FlowKey;
-use vpnat_common::layout::upkeep::{REAP_KEYS_AT, REAP_MOST};
+use vpnat_common::layout::upkeep::{REAP_HOW_AT, REAP_KEYS_AT, REAP_MOST, REAP_NOW, REAP_REVOKED};
 
 use super::Error;
 
@@ -31,14 +31,29 @@ impl Reaper {
 
     /// Removes the flows of at most [`KEYS_PER_CALL`] keys that have ended; how many entries that were.
     pub fn reap(&self, keys: &[FlowKey]) -> Result<u32, Error> {
+        self.ask(keys, 0)
+    }
+
+    /// Removes the flows of at most [`KEYS_PER_CALL`] keys, over or not; how many entries that were.
+    pub fn kill(&self, keys: &[FlowKey]) -> Result<u32, Error> {
+        self.ask(keys, REAP_NOW)
+    }
+
+    /// Removes the flows of at most [`KEYS_PER_CALL`] keys that are no longer allowed; how many entries that were.
+    pub fn revoke(&self, keys: &[FlowKey]) -> Result<u32, Error> {
+        self.ask(keys, REAP_REVOKED)
+    }
+
+    fn ask(&self, keys: &[FlowKey], how: u8) -> Result<u32, Error> {
         let mut data = Vec::with_capacity(REAP_KEYS_AT as usize + size_of_val(keys));
         data.resize(REAP_KEYS_AT as usize, 0);
+        data[REAP_HOW_AT as usize] = how;
         for key in &keys[..keys.len().min(KEYS_PER_CALL)] {
             data.extend(key.src.octets);
             data.extend(key.dst.octets);
             data.extend(key.src_port.number.to_ne_bytes());
             data.extend(key.dst_port.number.to_ne_bytes());
-            data.extend([key.protocol, 0, 0, 0]);
+            data.extend([key.protocol, key.kind, 0, 0]);
         }
         let options = TestRunOptions { data_in: Some(&data), ..Default::default() };
         let result = self.program.test_run(options).map_err(Error::program("running", REAP))?;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey};
+use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey, kind};
 use vpnat_common::layout::names;
 use vpnat_common::layout::user::FlowEntryBytes;
 
@@ -14,7 +14,11 @@ use super::Error;
 use super::batch;
 use super::flows::walk_error;
 use super::maps::{ConfigMaps, Table, read_vendors};
+use super::reap::{KEYS_PER_CALL, Reaper};
 use crate::config::{Config, OnRemoval, Vendor};
+
+/// How often the program is asked to remove what is not allowed.
+const TRIES: u32 = 3;
 
 /// Entries read at a time.
 const SLICE: usize = 4096;
@@ -48,6 +52,10 @@ impl<'a> Rules<'a> {
             Direction::Outbound => (key.src, key.dst, entry.new_addr),
             Direction::Inbound => (entry.new_addr, key.src, key.dst),
         };
+        if key.kind != kind::FLOW {
+            // A binding: its remote end is nobody's, and its flows are judged by theirs.
+            return self.slots.values().any(|slot| *slot == entry.vendor) || self.drain;
+        }
         let (inside, remote, egress) =
             (Ipv4Addr::from(inside), Ipv4Addr::from(remote), Ipv4Addr::from(egress));
         // The vendor's prefixes do not overlap another's.
@@ -68,24 +76,49 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// Removes every flow that `rules` do not allow; how many entries that were. Entries that cannot be read are the sweep's.
-pub fn revoke(table: &Table, rules: &Rules<'_>) -> Result<u64, Error> {
+/// Removes every flow that `rules` do not allow; how many entries that were.
+///
+/// The program removes them, which keeps the sources' accounts. What it leaves, because a packet came in between or it does
+/// not know it for a flow, is asked for again, and deleted in the end. Each time by what lies there then: the port may be
+/// another flow's by now, which is allowed.
+pub fn revoke(table: &Table, reaper: &Reaper, rules: &Rules<'_>) -> Result<u64, Error> {
     let mut removed = 0;
     let mut walk = table.walk::<FlowKey, FlowEntryBytes>(SLICE);
     while let Some((keys, values)) = walk.next_slice().map_err(walk_error)? {
-        for (key, value) in keys.iter().zip(values) {
-            let Some(entry) = value.decode() else { continue };
-            if !rules.allow(key, &entry) {
-                batch::delete(table.fd(), key).map_err(|error| Error::Map {
+        let refused = keys.iter().zip(values).filter(|(key, value)| {
+            // Entries that cannot be read are the sweep's.
+            value.decode().is_some_and(|entry| !rules.allow(key, &entry))
+        });
+        let refused: Vec<FlowKey> = refused.map(|(key, _)| *key).collect();
+        for keys in refused.chunks(KEYS_PER_CALL) {
+            let mut left = keys.to_vec();
+            for _ in 0..TRIES {
+                reaper.revoke(&left)?;
+                left = still_refused(table, rules, &left)?;
+            }
+            for key in left {
+                batch::delete(table.fd(), &key).map_err(|error| Error::Map {
                     action: "clearing",
                     name: names::FLOWS,
                     error: aya::maps::MapError::IoError(error),
                 })?;
-                removed += 1;
             }
         }
+        removed += refused.len() as u64;
     }
     Ok(removed)
+}
+
+/// Those of `keys` under which something lies that `rules` do not allow.
+fn still_refused(table: &Table, rules: &Rules<'_>, keys: &[FlowKey]) -> Result<Vec<FlowKey>, Error> {
+    let mut left = Vec::new();
+    for key in keys {
+        let found = table.lookup::<FlowKey, FlowEntryBytes>(key).map_err(walk_error)?;
+        if found.and_then(|value| value.decode()).is_some_and(|entry| !rules.allow(key, &entry)) {
+            left.push(*key);
+        }
+    }
+    Ok(left)
 }
 
 #[cfg(test)]

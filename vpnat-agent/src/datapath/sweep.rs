@@ -9,16 +9,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
+use vpnat_common::engine::flows::rest_of;
 use vpnat_common::layout::clock::Moment;
-use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey};
+use vpnat_common::layout::flow::{Direction, FlowEntry, FlowKey, kind};
 use vpnat_common::layout::user::FlowEntryBytes;
 
 use super::Error;
+use super::accounts::Accounts;
+use super::census::{Census, FlowClass, PortUse};
 use super::clock;
 use super::flows::walk_error;
-use super::maps::Table;
+use super::maps::{StateMaps, Table, VendorSlot};
 use super::pins::Pins;
 use super::reap::{KEYS_PER_CALL, REAP, Reaper};
+use super::rests::Resting;
 
 /// Entries in a slice: about a millisecond.
 const SLICE: usize = 2048;
@@ -31,9 +35,6 @@ const REST: u32 = 100;
 
 /// An inbound entry this long expired may have lost its other half, which otherwise speaks for both.
 const ORPHAN_AFTER: u32 = 30;
-
-/// What a flow is counted by: vendor slot, protocol, state.
-pub type FlowClass = (u8, u8, &'static str);
 
 /// What the last walk saw.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,10 @@ pub struct Report {
     pub flows: BTreeMap<FlowClass, u64>,
     /// Vendor slots that entries name.
     pub slots: BTreeSet<u8>,
+    /// How far ports are used up.
+    pub ports: Vec<PortUse>,
+    /// Ports that rest after use, by vendor slot.
+    pub resting: BTreeMap<u8, Resting>,
     /// Entries removed since the agent started.
     pub removed: u64,
     /// Processor time of the walk.
@@ -68,6 +73,13 @@ fn has_ended(entry: &FlowEntry, now: Moment) -> bool {
         || !Moment::new(entry.expires.seconds.wrapping_add(ORPHAN_AFTER)).is_after(now)
 }
 
+/// Whether the port of an entry that has ended is nobody's yet (RFC 6888 REQ-8).
+fn rests(key: &FlowKey, entry: &FlowEntry, now: Moment, vendors: &[VendorSlot]) -> bool {
+    let vendor = vendors.iter().find(|vendor| vendor.slot == entry.vendor);
+    let rest = vendor.map_or(0, |vendor| rest_of(&vendor.policy, key.protocol));
+    Moment::new(entry.expires.seconds.wrapping_add(rest)).is_after(now)
+}
+
 /// The thread; stops when dropped.
 #[derive(Debug)]
 pub struct Sweeper {
@@ -80,13 +92,17 @@ impl Sweeper {
     pub fn start(pins: &Pins, report: SharedReport) -> Result<Self, Error> {
         let work = Work {
             table: Table::flows(pins)?,
+            maps: StateMaps::open(pins)?,
             reaper: Reaper::open(&pins.program(REAP))?,
             clock: pins.program(clock::PROBE_CLOCK),
         };
+        let mut accounts = Accounts::open(pins)?;
+        let mut idle = HashSet::new();
+        let clear = move || accounts.clear_idle(&mut idle);
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("sweep".into())
-            .spawn(move || work.run(&stopped, &report))
+            .spawn(move || work.run(&stopped, &report, clear))
             .map_err(Error::file("starting the sweeper", "thread"))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -103,17 +119,23 @@ impl Drop for Sweeper {
 
 struct Work {
     table: Table,
+    maps: StateMaps,
     reaper: Reaper,
     clock: std::path::PathBuf,
 }
 
 impl Work {
-    fn run(&self, stopped: &mpsc::Receiver<()>, report: &SharedReport) {
+    fn run(
+        &self,
+        stopped: &mpsc::Receiver<()>,
+        report: &SharedReport,
+        mut clear: impl FnMut() -> Result<(), Error>,
+    ) {
         // Sleeps; false once the agent wants to end.
         let rest = |time| matches!(stopped.recv_timeout(time), Err(mpsc::RecvTimeoutError::Timeout));
         loop {
             let begun = Instant::now();
-            let result = self.cycle(report, &rest);
+            let result = self.cycle(report, &rest).and_then(|go_on| clear().map(|()| go_on));
             match result {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -131,6 +153,8 @@ impl Work {
     /// One walk; false if it was told to stop.
     fn cycle(&self, report: &SharedReport, rest: &impl Fn(Duration) -> bool) -> Result<bool, Error> {
         let mut seen = Report { capacity: self.table.capacity.into(), ..Report::default() };
+        let mut census = Census::default();
+        let vendors = self.maps.vendors()?;
         let mut walk = self.table.walk::<FlowKey, FlowEntryBytes>(SLICE);
         let mut now = clock::now(&self.clock)?;
         let mut asked = Instant::now();
@@ -148,15 +172,19 @@ impl Work {
                 match value.decode() {
                     Some(entry) => {
                         if has_ended(&entry, now) {
+                            if rests(key, &entry, now, &vendors) {
+                                census.add_resting(key, &entry);
+                                if entry.direction == Direction::Outbound && key.kind == kind::FLOW {
+                                    let age = now.seconds.wrapping_sub(entry.expires.seconds);
+                                    seen.resting.entry(entry.vendor).or_default().add(age);
+                                }
+                            }
                             ended.push(*key);
                             continue;
                         }
                         seen.entries += 1;
                         seen.slots.insert(entry.vendor);
-                        if entry.direction == Direction::Outbound {
-                            let class = (entry.vendor, key.protocol, entry.phase.name());
-                            *seen.flows.entry(class).or_default() += 1;
-                        }
+                        census.add(key, &entry);
                     }
                     // The kernel decides what becomes of an entry that contradicts itself.
                     None => ended.push(*key),
@@ -177,6 +205,7 @@ impl Work {
                 return Ok(false);
             }
         }
+        (seen.ports, seen.flows) = (census.port_use(), census.flows);
         let mut report = lock(report);
         seen.cycles = report.cycles + 1;
         seen.removed += report.removed;

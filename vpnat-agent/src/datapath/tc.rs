@@ -11,7 +11,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcEr
 use super::Error;
 use super::error::chain;
 use super::kernel::TcMethod;
-use super::object::TC_PROGRAMS;
+use super::object::tc_program;
 use super::pins::unpin_link;
 use super::sys;
 use crate::netlink::{filters, links::Link};
@@ -69,6 +69,32 @@ pub fn attach(
     } else {
         Err(Error::Vanished { device: place.link.name.clone(), point: place.point })
     }
+}
+
+/// Puts `program` at `place` in place of vpnat's program there, in one step. Where there is none, nothing is attached.
+pub fn exchange(
+    method: TcMethod,
+    program: &mut SchedClassifier,
+    name: &'static str,
+    id: u32,
+    place: &Place<'_>,
+) -> Result<(), Error> {
+    let vanished = || Error::Vanished { device: place.link.name.clone(), point: place.point };
+    match method {
+        TcMethod::Tcx => {
+            const REMEDY: &str = "look whether another tool removes links, then try again";
+            if !replace_link(program, place.pin).map_err(|error| place.error(name, &error, REMEDY))? {
+                return Err(vanished());
+            }
+        }
+        TcMethod::Clsact => {
+            if our_filters(place.link.index, place.direction)?.is_empty() {
+                return Err(vanished());
+            }
+            attach_clsact(program, name, place)?;
+        }
+    }
+    if is_attached(method, id, place.link, place.direction)? { Ok(()) } else { Err(vanished()) }
 }
 
 fn attach_tcx(
@@ -181,7 +207,7 @@ pub fn is_attached(method: TcMethod, id: u32, link: &Link, direction: TcAttachTy
 pub fn our_filters(device: u32, direction: TcAttachType) -> Result<Vec<filters::Filter>, Error> {
     let mut found = filters::dump(device, direction)
         .map_err(|error| Error::Netlink { action: "listing TC filters", error })?;
-    found.retain(|filter| TC_PROGRAMS.contains(&filter.name.as_str()));
+    found.retain(|filter| tc_program(&filter.name).is_some());
     Ok(found)
 }
 

@@ -1,6 +1,6 @@
 //! The checks, each a function of the facts.
 
-use super::{Facts, Finding, Level};
+use super::{Facts, Finding, Level, peers};
 use crate::config::Mss;
 
 /// What a flow takes of the kernel's memory, bytes: two entries and their buckets.
@@ -15,7 +15,20 @@ const STRICT: u32 = 1;
 /// All checks, in the order in which they are shown.
 pub fn check(facts: &Facts) -> Vec<Finding> {
     [
-        kernel, forwarding, devices, rp_filter, egress, routes, xdp, mss, firewall, sockets, sources, memory,
+        kernel,
+        forwarding,
+        devices,
+        rp_filter,
+        ipsec,
+        egress,
+        routes,
+        xdp,
+        mss,
+        firewall,
+        sockets,
+        peers::check,
+        sources,
+        memory,
         allowances,
     ]
     .into_iter()
@@ -23,11 +36,11 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     .collect()
 }
 
-fn ok(check: &'static str, found: impl Into<String>) -> Finding {
+pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Finding {
     Finding { check, level: Level::Ok, found: found.into(), why: "", fix: None }
 }
 
-fn bad(
+pub(super) fn bad(
     check: &'static str,
     level: Level,
     found: impl Into<String>,
@@ -112,6 +125,20 @@ fn rp_filter(facts: &Facts) -> Vec<Finding> {
         });
     }
     findings
+}
+
+fn ipsec(facts: &Facts) -> Vec<Finding> {
+    let found = facts.without_policy.map(|count| match count {
+        0 => ok("ipsec", "every packet that came through IPsec had a policy"),
+        _ => bad(
+            "ipsec",
+            Level::Warning,
+            format!("{count} packets came through IPsec and were dropped for want of a policy (XfrmInNoPols)"),
+            "The tunnel's policies know the egress address only, and replies go on to pods: these need a policy, too.",
+            "ip xfrm policy add src VENDOR dst PODS dir fwd if_id N tmpl proto esp mode tunnel",
+        ),
+    });
+    found.into_iter().collect()
 }
 
 fn egress(facts: &Facts) -> Vec<Finding> {
@@ -325,7 +352,8 @@ mod tests {
     use std::collections::HashMap;
     use std::net::Ipv4Addr;
 
-    use super::super::facts::{allowances as exceeded, rewriting, sockets as ends};
+    use super::super::facts::{allowances as exceeded, rewriting, without_policy};
+    use super::super::peers::Peer;
     use super::*;
     use crate::config::Config;
     use crate::netlink::links::{Layer, Link};
@@ -351,11 +379,13 @@ mod tests {
             links: vec![link(2, "eth0"), link(3, "eth1")],
             local: vec![Ipv4Addr::new(10, 0, 1, 10)],
             forwarding: Some(1),
+            without_policy: Some(0),
             rp_filter: HashMap::from([("eth0".into(), STRICT)]),
             kernel: ("6.1".into(), Ok(())),
             xdp: Ok("off".into()),
             rewriting_rules: Some(vec![]),
             bound: vec![],
+            peers: vec![],
             flows: Some(HashMap::from([(Ipv4Addr::new(10, 0, 2, 7), 5)])),
             available_kib: Some(1 << 30),
             exceeded: vec![],
@@ -384,6 +414,8 @@ mod tests {
         use Level::{Error, Warning};
         assert_eq!(wrong(|f| f.kernel.1 = Err("no type information".into())), [("kernel", Error)]);
         assert_eq!(wrong(|f| f.forwarding = Some(0)), [("forwarding", Error)]);
+        assert_eq!(wrong(|f| f.without_policy = Some(3)), [("ipsec", Warning)]);
+        assert_eq!(wrong(|f| f.without_policy = None), []);
         assert_eq!(wrong(|f| f.links[1].up = false), [("device", Error)]);
         assert_eq!(wrong(|f| f.links.truncate(1)), [("device", Error)]);
         assert_eq!(wrong(|f| f.local.clear()), [("egress", Warning)]);
@@ -415,13 +447,34 @@ mod tests {
     }
 
     #[test]
+    fn a_far_end_in_a_vendors_prefix() {
+        use Level::{Error, Warning};
+        let remote = Ipv4Addr::new(192, 0, 2, 1);
+        let peer = |is_tunnel, local: [u8; 4], remote| Peer {
+            who: "x".into(),
+            is_tunnel,
+            local: local.into(),
+            remote,
+        };
+        let tunnel = peer(true, [10, 0, 1, 5], remote);
+        assert_eq!(wrong(|f| f.peers = vec![tunnel.clone(), tunnel.clone()]), [("peers", Error)]);
+        assert_eq!(wrong(|f| f.peers = vec![peer(false, [10, 0, 1, 5], remote)]), [("peers", Warning)]);
+        assert_eq!(wrong(|f| f.peers = vec![peer(false, [10, 0, 1, 10], remote)]), []);
+        assert_eq!(wrong(|f| f.peers = vec![peer(true, [10, 0, 1, 5], Ipv4Addr::new(203, 0, 113, 1))]), []);
+        let exempted = |f: &mut Facts| {
+            f.config.vendors[0].exempt = vec!["192.0.2.1/32".parse().unwrap()];
+            f.peers = vec![tunnel];
+        };
+        assert_eq!(wrong(exempted), []);
+    }
+
+    #[test]
     fn listings_are_read() {
+        let table = "XfrmInError             \t0\nXfrmInNoPols            \t12\n";
+        assert_eq!((without_policy(table), without_policy("")), (Some(12), None));
         let nft = "table ip nat {\n chain post {\n  type nat hook postrouting priority srcnat;\n  oifname eth0 masquerade\n  snat to 1.2.3.4\n }\n}";
         assert_eq!(rewriting(nft), ["oifname eth0 masquerade", "snat to 1.2.3.4"]);
         assert_eq!(rewriting("-A POSTROUTING -j MASQUERADE\n-A INPUT -j DROP").len(), 1);
-        let address = u32::from_ne_bytes([10, 0, 1, 10]);
-        let table = format!("  sl  local_address\n 0: {address:08X}:1194 00000000:0000 07\n");
-        assert_eq!(ends(&table), [(Ipv4Addr::new(10, 0, 1, 10), 4500)]);
         let text = "NIC statistics:\n  pps_allowance_exceeded: 3\n  bw_in_allowance_exceeded: 0\n  conntrack_allowance_available: 9\n";
         assert_eq!(exceeded(text), [("pps_allowance_exceeded".to_owned(), 3)]);
     }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use ipnet::Ipv4Net;
 
+use super::peers::{Peer, local_ends, peers};
 use crate::config::Config;
 use crate::datapath::flows::list;
 use crate::datapath::maps::Table;
@@ -28,6 +29,8 @@ pub struct Facts {
     pub local: Vec<Ipv4Addr>,
     /// `net.ipv4.ip_forward`.
     pub forwarding: Option<u32>,
+    /// Packets that came through IPsec and that no policy lets on (`XfrmInNoPols`); `None` without IPsec.
+    pub without_policy: Option<u64>,
     /// Reverse-path filter in force, by device.
     pub rp_filter: HashMap<String, u32>,
     /// The way to the first address of each vendor prefix, or why there is none.
@@ -40,6 +43,8 @@ pub struct Facts {
     pub rewriting_rules: Option<Vec<String>>,
     /// Ports of sockets that are bound to an egress address.
     pub bound: Vec<(Ipv4Addr, u16)>,
+    /// Whom this machine speaks to itself.
+    pub peers: Vec<Peer>,
     /// How many flows each inside address has; `None` if nothing is pinned.
     pub flows: Option<HashMap<Ipv4Addr, usize>>,
     /// Memory that is available, KiB.
@@ -79,11 +84,13 @@ impl Facts {
         Ok(Self {
             rp_filter: rp_filter.collect(),
             forwarding: number("/proc/sys/net/ipv4/ip_forward"),
+            without_policy: without_policy(&fs::read_to_string("/proc/net/xfrm_stat").unwrap_or_default()),
             ways,
             kernel: (kernel::release(), kernel::check_features().map_err(|error| error.to_string())),
             xdp,
             rewriting_rules: rewriting_rules(),
             bound: bound(&egress),
+            peers: peers(),
             flows: flows(pins),
             available_kib: available(),
             exceeded,
@@ -92,6 +99,12 @@ impl Facts {
             config,
         })
     }
+}
+
+/// The counter in a table of IPsec's (`Documentation/networking/xfrm_proc.rst`).
+pub(super) fn without_policy(table: &str) -> Option<u64> {
+    let mut lines = table.lines().map(|line| line.split_whitespace());
+    lines.find_map(|mut words| (words.next()? == "XfrmInNoPols").then_some(words.next()?.parse().ok()?))
 }
 
 fn first_way(cidr: Ipv4Net) -> Result<Way, String> {
@@ -104,7 +117,7 @@ fn first_way(cidr: Ipv4Net) -> Result<Way, String> {
 }
 
 /// What a tool prints; `None` if it is not there or fails.
-fn output(tool: &str, arguments: &[&str]) -> Option<String> {
+pub(super) fn output(tool: &str, arguments: &[&str]) -> Option<String> {
     let output =
         Command::new(tool).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -131,17 +144,7 @@ pub(super) fn rewriting(listing: &str) -> Vec<String> {
 
 fn bound(egress: &[Ipv4Addr]) -> Vec<(Ipv4Addr, u16)> {
     let tables = ["/proc/net/udp", "/proc/net/tcp"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    tables.iter().flat_map(|text| sockets(text)).filter(|(address, _)| egress.contains(address)).collect()
-}
-
-/// The local ends of a table of sockets (`/proc/net/udp`, `tcp`): address in host byte order, port, hexadecimal.
-pub(super) fn sockets(table: &str) -> Vec<(Ipv4Addr, u16)> {
-    let ends = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)?.split_once(':'));
-    let read = |(address, port): (&str, &str)| {
-        let address = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
-        Some((Ipv4Addr::from(address), u16::from_str_radix(port, 16).ok()?))
-    };
-    ends.filter_map(read).collect()
+    tables.iter().flat_map(|text| local_ends(text)).filter(|(address, _)| egress.contains(address)).collect()
 }
 
 fn flows(pins: &Pins) -> Option<HashMap<Ipv4Addr, usize>> {

@@ -2,6 +2,7 @@
 
 mod checks;
 mod facts;
+mod peers;
 
 use serde::Serialize;
 

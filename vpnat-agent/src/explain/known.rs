@@ -11,9 +11,10 @@ use vpnat_common::layout::vendor::{PrefixTarget, SOURCE_KEY_VENDOR_BITS, SourceK
 
 use crate::datapath::hooks::Plan;
 use crate::datapath::maps::{ConfigMaps, VendorSlot, read_vendors};
+use crate::datapath::object::traced;
 use crate::datapath::pins::Pins;
 use crate::datapath::{Error, tc};
-use crate::netlink::links::{self, Link};
+use crate::netlink::links::{self, Layer, Link};
 
 /// Bytes of a program's name that the kernel keeps.
 const NAME_KEPT: usize = 15;
@@ -104,19 +105,21 @@ impl Known {
         (roles & role::INSIDE != 0, roles & role::OUTSIDE != 0)
     }
 
-    /// What belongs on a device.
+    /// What belongs on a device; nothing that a forwarded packet meets on the loopback device.
     pub fn plan(&self, link: &Link) -> Option<Plan> {
-        Plan::of(link, self.sides(link.index))
+        (link.layer != Layer::Loopback).then(|| Plan::of(link, self.sides(link.index)))
     }
 }
 
 /// Whether vpnat's `program` is attached to `link` at TC.
 pub fn has_tc(link: &Link, direction: TcAttachType, program: &str) -> Result<bool, Error> {
-    let known = &program[..program.len().min(NAME_KEPT)];
+    // Traced or not, it decides the same.
+    let forms = [program.to_owned(), traced(program)];
+    let kept = forms.each_ref().map(|name| &name[..name.len().min(NAME_KEPT)]);
     if let Ok((_, programs)) = SchedClassifier::query_tcx(&link.name, direction)
-        && programs.iter().any(|found| found.name_as_str() == Some(known))
+        && programs.iter().any(|found| found.name_as_str().is_some_and(|name| kept.contains(&name)))
     {
         return Ok(true);
     }
-    Ok(tc::our_filters(link.index, direction)?.iter().any(|filter| filter.name == program))
+    Ok(tc::our_filters(link.index, direction)?.iter().any(|filter| forms.contains(&filter.name)))
 }

@@ -120,6 +120,8 @@ pub struct Vendor {
     pub prefix: String,
     /// The prefix is exempt: not translated.
     pub exempt: bool,
+    /// `endpoint-dependent` or `endpoint-independent`.
+    pub mapping: &'static str,
 }
 
 /// Whether the pod may talk to the vendor.

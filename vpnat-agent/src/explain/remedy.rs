@@ -49,6 +49,10 @@ pub fn remedy(outcome: Outcome, refused: &Refused<'_>) -> Option<String> {
         Outcome::PortsExhausted => {
             format!("[[vendor]] name = \"{vendor}\": add an address to egress_ips, or widen ports")
         }
+        Outcome::SourceLimit => format!(
+            "[[vendor]] name = \"{vendor}\": raise max_flows_per_source; `vpnat flows list --inside {source}` shows what it has"
+        ),
+        Outcome::SourceRate => format!("[[vendor]] name = \"{vendor}\": raise new_flows_per_source"),
         Outcome::TableFull => format!(
             "[datapath]: max_flows = {}; it takes effect after `vpnat detach`",
             refused.max_flows.saturating_mul(2)

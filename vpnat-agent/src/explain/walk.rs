@@ -12,6 +12,7 @@ use super::{
     Arrival, Asked, Becomes, End, ExplainError, Explanation, Flow, Hook, Mss, Question, Route, Source,
     Vendor, Verdict,
 };
+use crate::config::Mapping;
 use crate::datapath::Error;
 use crate::datapath::clock::{self, PROBE_CLOCK};
 use crate::datapath::maps::{Table, flow_entry};
@@ -130,6 +131,7 @@ pub fn explain(pins: &Pins, question: &Question) -> Result<Explanation, ExplainE
             name: name(target.vendor),
             prefix: prefix.to_string(),
             exempt: target.exempt != 0,
+            mapping: known.policy(target.vendor).map_or("none", |policy| Mapping::of(&policy).name()),
         }),
         source: source.map(|rule| Source {
             allowed: rule.is_some(),

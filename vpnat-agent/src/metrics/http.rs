@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::encoding::text;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+
+use super::text::{CLASSIC, OPENMETRICS, classic, wants_openmetrics};
 
 /// Connections served at a time; more wait.
 const CONNECTIONS: usize = 16;
@@ -24,7 +26,6 @@ const CONNECTIONS: usize = 16;
 /// A client that sends no request is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Serves until the runtime ends.
@@ -44,7 +45,7 @@ pub async fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicB
         let (registry, ready) = (registry.clone(), ready.clone());
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let response = answer(request.method(), request.uri().path(), &registry, &ready);
+                let response = answer(&request, &registry, &ready);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -60,15 +61,17 @@ pub async fn serve(listener: TcpListener, registry: Registry, ready: Arc<AtomicB
     }
 }
 
-fn answer(method: &Method, path: &str, registry: &Registry, ready: &AtomicBool) -> Response<Full<Bytes>> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
+fn answer(request: &Request<Incoming>, registry: &Registry, ready: &AtomicBool) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return respond(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".into());
     }
-    match path {
+    match request.uri().path() {
         "/metrics" => {
             let mut body = String::new();
-            match text::encode(&mut body, registry) {
-                Ok(()) => respond(StatusCode::OK, OPENMETRICS, body),
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            match encode(&mut body, registry) {
+                Ok(()) if wants_openmetrics(accept) => respond(StatusCode::OK, OPENMETRICS, body),
+                Ok(()) => respond(StatusCode::OK, CLASSIC, classic(&body)),
                 Err(_) => respond(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "encoding failed\n".into()),
             }
         }

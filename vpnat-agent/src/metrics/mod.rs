@@ -1,7 +1,12 @@
 //! Prometheus metrics, read from the maps at each scrape. By vendor, direction and reason, never by flow.
 
+pub mod catalog;
 mod collect;
 pub mod http;
+mod machine;
+mod text;
+
+pub use collect::fate_name;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +16,11 @@ use prometheus_client::registry::Registry;
 use crate::datapath::maps::StateMaps;
 use crate::datapath::sweep::SharedReport;
 use crate::datapath::xdp::Mode;
+use crate::flow_log::SharedStats;
 use crate::supervisor::Devices;
+
+/// The label of packets that no vendor claims.
+pub const NOBODY: &str = "none";
 
 /// An attached hook: device, hook, program.
 pub type HookLabel = (String, &'static str, &'static str);
@@ -23,14 +32,17 @@ pub struct Shared(Arc<State>);
 struct State {
     maps: StateMaps,
     report: SharedReport,
+    records: SharedStats,
     ready: Arc<AtomicBool>,
+    drivers: machine::Drivers,
     hooks: Mutex<Vec<HookLabel>>,
 }
 
 impl Shared {
-    /// Over open maps and the sweeper's report.
-    pub fn new(maps: StateMaps, report: SharedReport, ready: Arc<AtomicBool>) -> Self {
-        Self(Arc::new(State { maps, report, ready, hooks: Mutex::default() }))
+    /// Over open maps, the sweeper's report and what became of the flow log's records.
+    pub fn new(maps: StateMaps, report: SharedReport, records: SharedStats, ready: Arc<AtomicBool>) -> Self {
+        let (drivers, hooks) = Default::default();
+        Self(Arc::new(State { maps, report, records, ready, drivers, hooks }))
     }
 
     /// Takes note of what is attached.

@@ -22,8 +22,11 @@ use super::{attributes, list, unreadable};
 pub enum Layer {
     /// An Ethernet header.
     Ethernet,
-    /// Nothing: TUN, WireGuard, VTI, XFRM interface, IP tunnels.
+    /// Nothing: TUN, WireGuard, IP tunnels.
     Ip,
+    /// On packets that leave nothing; on what the kernel's IPsec has decrypted the header of the device below: XFRM interface,
+    /// VTI.
+    Xfrm,
     /// The loopback device, which no packet to a vendor leaves by.
     Loopback,
     /// Something that vpnat does not know (ARPHRD number).
@@ -84,6 +87,9 @@ const IFLA_INFO_KIND: u16 = 1;
 /// tunnel's carries them in others.
 const STACKED: [&[u8]; 4] = [b"vlan", b"macvlan", b"macvtap", b"ipvlan"];
 
+/// Kinds of devices that the kernel's IPsec hands packets to.
+const DECRYPTING: [&[u8]; 2] = [b"xfrm", b"vti"];
+
 /// The devices below those that are outside, by index: bridge ports, members of a bond, and what VLANs are made on.
 pub fn carriers(links: &[Link], is_outside: impl Fn(&Link) -> bool) -> HashSet<u32> {
     let mut found: HashSet<u32> = HashSet::new();
@@ -110,7 +116,7 @@ impl Link {
             up: header.flags.contains(LinkFlags::Up),
             ..Self::with_index(header.index)
         };
-        let (mut below, mut stacked) = (None, false);
+        let (mut below, mut stacked, mut decrypting) = (None, false, false);
         let used = [
             libc::IFLA_IFNAME,
             libc::IFLA_ADDRESS,
@@ -134,10 +140,11 @@ impl Link {
                     continue;
                 }
                 libc::IFLA_LINKINFO => {
-                    let kinds = attributes(attribute.value(), &[IFLA_INFO_KIND]).flatten();
-                    stacked = kinds.into_iter().any(|kind| {
-                        STACKED.contains(&kind.value().split(|byte| *byte == 0).next().unwrap_or_default())
-                    });
+                    for kind in attributes(attribute.value(), &[IFLA_INFO_KIND]).flatten() {
+                        let kind = kind.value().split(|byte| *byte == 0).next().unwrap_or_default();
+                        stacked |= STACKED.contains(&kind);
+                        decrypting |= DECRYPTING.contains(&kind);
+                    }
                     continue;
                 }
                 _ => {}
@@ -154,6 +161,9 @@ impl Link {
             }
         }
         link.lower = below.filter(|_| stacked);
+        if decrypting && link.layer == Layer::Ip {
+            link.layer = Layer::Xfrm;
+        }
         link.name = name.filter(|name| !name.is_empty()).ok_or("a device without a name")?;
         Ok(link)
     }
@@ -289,6 +299,20 @@ mod tests {
         assert_eq!(of(b"vlan\0"), Some(3));
         assert_eq!(of(b"veth\0"), None);
         assert_eq!(of(b"gre\0"), None);
+    }
+
+    #[test]
+    fn what_ipsec_hands_packets_to_is_told_from_other_tunnels() {
+        let of = |kind: &[u8], hardware: u16| {
+            let mut bytes = body(&[name(), attribute(libc::IFLA_LINKINFO, &attribute(IFLA_INFO_KIND, kind))]);
+            bytes[2..4].copy_from_slice(&hardware.to_ne_bytes());
+            Link::parse(&bytes).unwrap().layer
+        };
+        assert_eq!(of(b"xfrm\0", libc::ARPHRD_NONE), Layer::Xfrm);
+        assert_eq!(of(b"vti\0", libc::ARPHRD_TUNNEL), Layer::Xfrm);
+        assert_eq!(of(b"wireguard\0", libc::ARPHRD_NONE), Layer::Ip);
+        assert_eq!(of(b"ipip\0", libc::ARPHRD_TUNNEL), Layer::Ip);
+        assert_eq!(of(b"veth\0", libc::ARPHRD_ETHER), Layer::Ethernet);
     }
 
     #[test]

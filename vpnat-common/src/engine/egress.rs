@@ -4,16 +4,19 @@
 use super::holding::{self, Holding};
 use super::session::{self, Admission, After, Standing, Step};
 use super::tables::Tables;
-use super::{Decision, flows, fragments, icmp_errors};
+use super::{Decision, flows, fragments, icmp_errors, own_errors};
 use crate::addr::Ip4;
 use crate::ip_options;
 use crate::layout::device::role;
 use crate::layout::flow::Direction;
 use crate::layout::outcome::Outcome;
-use crate::packet::{Ip, NoSubject, Packet, Subject, ipv4};
+use crate::packet::{Ip, NoSubject, Packet, Subject, icmp, ipv4};
 
-/// An outside device's egress. `ingress_ifindex` is the device that the packet came in by, 0 if it was made
-/// on the instance itself.
+/// What may be an error of the instance itself about what it has translated: [`own_errors::turn`] tells.
+pub const OWN_ERROR: Decision = Decision::nobody(Outcome::IcmpErrorNoFlow);
+
+/// An outside device's egress, which leaves an [`OWN_ERROR`] to its caller. `ingress_ifindex` is the device that the packet
+/// came in by, 0 if it was made on the instance itself.
 #[inline(always)]
 pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifindex: u32) -> Decision {
     let mut admission = Admission::NONE;
@@ -46,7 +49,7 @@ pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifin
     let admitted = admit(tables, packet, ingress_ifindex, &mut admission.egress);
     if admission.egress == Ip4::UNSPECIFIED {
         // Both take more of the stack than is left below `admit`.
-        if admitted.is(Outcome::IcmpErrorNoFlow) {
+        if admitted.is(Outcome::IcmpErrorNoFlow) && admitted != OWN_ERROR {
             return icmp_errors::outbound(tables, packet, admitted.vendor());
         }
         if admitted.is(Outcome::FragmentUnknown) {
@@ -75,7 +78,8 @@ fn admit<T: Tables, P: Packet>(
         return Decision::nobody(Outcome::BadHeader);
     };
     let Some(target) = tables.vendor_of(Ip4 { octets: dst }) else {
-        return Decision::nobody(Outcome::NotOurs);
+        let own = ingress_ifindex == 0 && own_errors::may_be(tables, packet);
+        return if own { OWN_ERROR } else { Decision::nobody(Outcome::NotOurs) };
     };
     let vendor = target.vendor;
     if target.exempt != 0 {
@@ -97,8 +101,9 @@ fn admit<T: Tables, P: Packet>(
     }
     match Subject::read::<P, false>(packet, &ip) {
         Ok(_) => {}
-        // The instance says nothing to the vendor: its errors would quote pods' addresses.
-        Err(NoSubject::IcmpError) if ingress_ifindex == 0 => {
+        // The instance says nothing to the vendor, but why a packet did not reach its pod: translated as the pod's own
+        // (RFC 5508 REQ-5), or not sent.
+        Err(NoSubject::IcmpError) if ingress_ifindex == 0 && !is_a_routers(packet, &ip) => {
             return Decision::of(vendor, Outcome::LocalSource);
         }
         Err(NoSubject::IcmpError) => return Decision::of(vendor, Outcome::IcmpErrorNoFlow),
@@ -106,7 +111,7 @@ fn admit<T: Tables, P: Packet>(
     }
     *egress = if ingress_ifindex == 0 {
         // The instance itself: from the egress address, and on a port apart from the pods', or not at all.
-        if !is_egress_of(tables, ip.src, vendor) {
+        if !speaks_to(tables, ip.src, vendor) {
             return Decision::of(vendor, Outcome::LocalSource);
         }
         ip.src
@@ -117,10 +122,20 @@ fn admit<T: Tables, P: Packet>(
         if !tables.source_allowed(vendor, ip.src) {
             return Decision::of(vendor, Outcome::SourceNotAllowed);
         }
-        flows::egress_address(policy, ip.src)
+        let address = flows::egress_address(policy, ip.src);
+        // A policy that is being rewritten may name no address; one that is spoiled, somebody else's.
+        if is_egress_of(tables, address, vendor) { address } else { Ip4::UNSPECIFIED }
     };
-    // The verdict stands only if no flow can be opened: a policy that is being rewritten may name no address.
+    // The verdict stands only if no flow can be opened.
     Decision::of(vendor, Outcome::NotReady)
+}
+
+/// Whether an ICMP error is one that a router must send about what it cannot forward: "fragmentation needed" (RFC 1812
+/// section 4.2.2.7), or "time to live exceeded in transit" (section 5.3.1).
+#[inline(always)]
+fn is_a_routers<P: Packet>(packet: &P, ip: &Ip) -> bool {
+    let kind = packet.load_at::<[u8; 2]>(ip.header_len);
+    kind == Some([icmp::UNREACHABLE, icmp::TOO_LARGE]) || kind == Some([icmp::TIME_EXCEEDED, 0])
 }
 
 /// Whether a packet that bears the redirect mark looks it, too: nothing leaves by the mark alone.
@@ -137,6 +152,14 @@ pub fn is_egress_of<T: Tables>(tables: &T, address: Ip4, slot: u8) -> bool {
     tables.egress(address).is_some_and(|egress| egress.vendors >> (slot & 63) & 1 != 0)
 }
 
+/// Whether `address` may be the source of a packet to the vendor in `slot` that vpnat has not translated here: both maps that
+/// name egress addresses have to say so, as one of them may be spoiled.
+#[inline(always)]
+pub fn speaks_to<T: Tables>(tables: &T, address: Ip4, slot: u8) -> bool {
+    is_egress_of(tables, address, slot)
+        && tables.policy(slot).is_some_and(|policy| policy.egress_addresses().any(|has| has == address))
+}
+
 /// Egress of a device that an outside one is stacked on: to a vendor leaves what has the look of being translated there.
 #[inline(always)]
 pub fn carry<T: Tables, P: Packet>(tables: &T, packet: &P) -> Decision {
@@ -144,7 +167,7 @@ pub fn carry<T: Tables, P: Packet>(tables: &T, packet: &P) -> Decision {
     let vendor = decision.vendor();
     if decision == Decision::of(vendor, Outcome::Unguarded)
         && let Some(octets) = packet.load::<[u8; 4]>(ipv4::SRC)
-        && is_egress_of(tables, Ip4 { octets }, vendor)
+        && speaks_to(tables, Ip4 { octets }, vendor)
     {
         return Decision::of(vendor, Outcome::Carried);
     }

@@ -1,11 +1,11 @@
 //! The fast path, past the stack: XDP ingress, and TC ingress by redirect. It takes whole, plain packets that it
 //! can finish, and leaves everything else to the stack and the other hooks, unchanged.
 
+use super::egress::is_egress_of;
 use super::ingress::is_protected;
 use super::session::{self, Admission, After, Standing, Step};
 use super::tables::{Link, NextHop, Route, RouteQuery, Tables, Way};
 use super::{Clock, Decision, flows, identification, refusal, rewrite};
-use crate::addr::Ip4;
 use crate::checksum::{self, Sum};
 use crate::flow_ref::Rewrite;
 use crate::layout::device::role;
@@ -209,8 +209,8 @@ fn admit<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &P, admission:
     };
     admission.next_hop = way.next_hop;
     admission.egress = flows::egress_address(policy, ip.src);
-    if admission.egress == Ip4::UNSPECIFIED {
-        // A policy that is being rewritten may name no address.
+    if !is_egress_of(tables, admission.egress, way.vendor) {
+        // A policy that is being rewritten may name no address; one that is spoiled, somebody else's.
         return ended(Outcome::NotReady);
     }
     if is_new {
@@ -281,12 +281,12 @@ fn find_next_hop<T: Tables>(
 ) -> NextHop {
     let Route::Ready { ifindex, mac, mut mtu } = tables.route(query) else { return NextHop::NONE };
     // Out through a device that stands on the right side, or not at all.
-    let wanted = match direction {
-        Direction::Outbound => role::OUTSIDE | role::GUARDED,
-        Direction::Inbound => role::INSIDE,
+    let (wanted, limit) = match direction {
+        Direction::Outbound => (role::OUTSIDE | role::GUARDED, policy.path_mtu),
+        Direction::Inbound => (role::INSIDE, policy.inside_mtu),
     };
-    if matches!(direction, Direction::Outbound) && policy.path_mtu != 0 && policy.path_mtu < mtu {
-        mtu = policy.path_mtu;
+    if limit != 0 && limit < mtu {
+        mtu = limit;
     }
     let device = tables.device(ifindex);
     if device.roles & wanted == wanted { NextHop { slot: device.xdp_slot, mac, mtu } } else { NextHop::NONE }

@@ -5,14 +5,15 @@
 //! * A half whose other half is missing is completed when a packet comes by; one whose other half belongs
 //!   to another flow is removed.
 
-use super::Clock;
 use super::tables::{Refused, Tables};
+use super::{Clock, account, binding};
 use crate::addr::{Ip4, Port};
 use crate::checksum;
 use crate::flow_ref::{FlowRef, Rewrite};
 use crate::layout::MAX_EGRESS_PER_VENDOR;
 use crate::layout::clock::Moment;
-use crate::layout::flow::{Direction, FlowEntry, FlowKey, sent};
+use crate::layout::event::Cause;
+use crate::layout::flow::{Direction, FlowKey, Phase, kind, protocol, sent};
 use crate::layout::pool::PoolKey;
 use crate::layout::vendor::VendorPolicy;
 use crate::packet::{Ip, Packet, Subject};
@@ -27,13 +28,13 @@ pub const GRACE_S: u32 = 2;
 /// The inbound key of the flow with the outbound `key`, seen from outside as `addr`:`port`.
 #[inline(always)]
 pub const fn inbound_key(key: &FlowKey, addr: Ip4, port: Port) -> FlowKey {
-    FlowKey::new(key.dst, key.dst_port, addr, port, key.protocol)
+    FlowKey::new(key.dst, key.dst_port, addr, port, key.protocol).of_kind(key.kind)
 }
 
 /// The outbound key of the flow with the inbound `key` of the pod at `addr`:`port`.
 #[inline(always)]
 pub const fn outbound_key(key: &FlowKey, addr: Ip4, port: Port) -> FlowKey {
-    FlowKey::new(addr, port, key.src, key.src_port, key.protocol)
+    FlowKey::new(addr, port, key.src, key.src_port, key.protocol).of_kind(key.kind)
 }
 
 /// The other half's key, whichever way `key` goes.
@@ -66,11 +67,94 @@ pub fn egress_address(policy: &VendorPolicy, inside: Ip4) -> Ip4 {
 pub enum When {
     /// It has been over for so many seconds.
     OverFor(u32),
-    /// Now: it may not go on.
-    Now,
+    /// Now, and why: it may not go on.
+    Now(Cause),
 }
 
-/// Removes the flow of `entry`; true if this caller removed it. It lives as long as either half's timer runs.
+/// An entry and its other half, found together, with their timers. These are read once: what was judged is what must still
+/// be there when the flow is claimed.
+pub struct Pair<'a> {
+    direction: Direction,
+    entry: FlowRef<'a>,
+    own_timer: Moment,
+    other_key: FlowKey,
+    /// A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
+    other: Option<FlowRef<'a>>,
+    other_timer: Moment,
+}
+
+impl<'a> Pair<'a> {
+    /// The pair of the `entry` of `key`.
+    #[inline(always)]
+    pub fn find<T: Tables>(
+        tables: &'a T,
+        key: &FlowKey,
+        direction: Direction,
+        entry: &FlowRef<'a>,
+        rewrite: &Rewrite,
+    ) -> Self {
+        let other_key = pair_key(key, direction, rewrite);
+        let other = pair_of(tables, key, direction, &other_key);
+        let own_timer = entry.expires();
+        let other_timer = match &other {
+            Some(other) => other.expires(),
+            None => GONE,
+        };
+        Self { direction, entry: *entry, own_timer, other_key, other, other_timer }
+    }
+
+    /// Whether both timers ended `grace` seconds ago, since a flow lives as long as either half's timer runs, and nobody is
+    /// removing it yet.
+    #[inline(always)]
+    pub fn is_over(&self, now: Moment, grace: u32) -> bool {
+        self.deciding_timer() != GONE
+            && !runs(self.own_timer, now, grace)
+            && !runs(self.other_timer, now, grace)
+    }
+
+    /// The timer by which the flow is claimed: the outbound half decides who removes; an inbound half alone decides for itself.
+    #[inline(always)]
+    const fn deciding_timer(&self) -> Moment {
+        match (self.direction, &self.other) {
+            (Direction::Inbound, Some(_)) => self.other_timer,
+            _ => self.own_timer,
+        }
+    }
+
+    /// The other half, if there is one, and its timer.
+    #[inline(always)]
+    pub fn other(&self) -> Option<(FlowRef<'a>, Moment)> {
+        self.other.map(|other| (other, self.other_timer))
+    }
+
+    /// Removes the flow, found under `key`; true if this caller removed it.
+    #[inline(always)]
+    pub fn remove<T: Tables>(&self, tables: &T, key: &FlowKey, cause: Cause) -> bool {
+        let timer = self.deciding_timer();
+        let claimed = timer != GONE
+            && match (self.direction, &self.other) {
+                (Direction::Inbound, Some(outbound)) => outbound.claim(timer, GONE),
+                _ => self.entry.claim(timer, GONE),
+            };
+        if claimed {
+            settle(tables, key, &self.entry, self.other, cause);
+            if self.other.is_some() {
+                tables.remove_flow(&self.other_key);
+            }
+            tables.remove_flow(key);
+            release_port(
+                tables,
+                match self.direction {
+                    Direction::Outbound => &self.other_key,
+                    Direction::Inbound => key,
+                },
+            );
+        }
+        claimed
+    }
+}
+
+/// Removes the flow of `entry`; true if this caller removed it.
 #[inline(always)]
 pub fn remove<T: Tables>(
     tables: &T,
@@ -81,44 +165,35 @@ pub fn remove<T: Tables>(
     rewrite: &Rewrite,
     when: When,
 ) -> bool {
-    // Read once: what was judged is what must still be there when it is claimed.
-    let own_timer = entry.expires();
-    if let When::OverFor(grace) = when
-        && runs(own_timer, now, grace)
-    {
-        return false;
+    let pair = Pair::find(tables, key, direction, entry, rewrite);
+    match when {
+        When::OverFor(grace) => pair.is_over(now, grace) && pair.remove(tables, key, Cause::Expired),
+        When::Now(cause) => pair.remove(tables, key, cause),
     }
-    let other_key = pair_key(key, direction, rewrite);
-    // A half that points elsewhere is another flow's: not ours to judge by, not ours to remove.
-    let other = pair_of(tables, key, direction, &other_key);
-    let other_timer = match &other {
-        Some(other) => other.expires(),
-        None => GONE,
-    };
-    if let When::OverFor(grace) = when
-        && runs(other_timer, now, grace)
-    {
-        return false;
+}
+
+/// Takes note of a flow that ends, with the `entry` of `key` and its `other` half: for its source's account and its binding,
+/// and for those who read events. A binding that ends is no flow's end.
+#[inline(always)]
+fn settle<'a, T: Tables>(
+    tables: &'a T,
+    key: &FlowKey,
+    entry: &FlowRef<'a>,
+    other: Option<FlowRef<'a>>,
+    cause: Cause,
+) {
+    if key.kind == kind::FLOW {
+        tables.flow_ended(key, entry, other, cause);
     }
-    // The outbound half decides who removes; an inbound half alone decides for itself.
-    let claimed = match (direction, &other) {
-        (Direction::Inbound, Some(outbound)) => other_timer != GONE && outbound.claim(other_timer, GONE),
-        _ => own_timer != GONE && entry.claim(own_timer, GONE),
-    };
-    if claimed {
-        if other.is_some() {
-            tables.remove_flow(&other_key);
-        }
-        tables.remove_flow(key);
-        release_port(
-            tables,
-            match direction {
-                Direction::Outbound => &other_key,
-                Direction::Inbound => key,
-            },
-        );
-    }
-    claimed
+    account::leave(tables, key, entry);
+    binding::leave(tables, key, entry);
+}
+
+/// How long an ended flow's port is kept from others, seconds (RFC 6888 REQ-8). TCP's ends are tracked, so that its ports
+/// need no hold (exemption a).
+#[inline(always)]
+pub const fn rest_of(policy: &VendorPolicy, protocol: u8) -> u32 {
+    if protocol == protocol::TCP || policy.hold_s < GRACE_S { GRACE_S } else { policy.hold_s }
 }
 
 /// Takes note that the port of the inbound key `inbound`, whose entry is gone from the table, is free. After the
@@ -177,12 +252,6 @@ pub fn port_of<T: Tables, P: Packet>(tables: &T, packet: &P) -> Port {
     }
 }
 
-/// The outbound half of the flow whose inbound half, with the key `inbound`, translates to `to`.
-#[inline(always)]
-pub fn outbound_of<'a, T: Tables>(tables: &'a T, inbound: &FlowKey, to: &Rewrite) -> Option<FlowRef<'a>> {
-    pair_of(tables, inbound, Direction::Inbound, &outbound_key(inbound, to.addr, to.port))
-}
-
 /// What a look at a flow's timers found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Renewal {
@@ -207,7 +276,7 @@ pub fn renew<T: Tables>(
     entry: &FlowRef<'_>,
     rewrite: &Rewrite,
 ) -> Renewal {
-    if entry.phase().is_none() {
+    if matches!(entry.phase(), None | Some(Phase::Binding)) {
         return Renewal::Invalid;
     }
     let other_key = pair_key(key, direction, rewrite);
@@ -215,6 +284,7 @@ pub fn renew<T: Tables>(
     match &other {
         Some(other) if !is_pair(key, direction, &other_key, other) => {
             // The other half is another flow's: this one is a leftover.
+            settle(tables, key, entry, None, Cause::Leftover);
             tables.remove_flow(key);
             if matches!(direction, Direction::Inbound) {
                 release_port(tables, key);
@@ -230,9 +300,13 @@ pub fn renew<T: Tables>(
     let alive = runs(entry.expires(), clock.now, 0)
         || other.as_ref().is_some_and(|other| runs(other.expires(), clock.now, 0));
     // An address that the configuration has taken away is a wrong source from then on.
-    let may_go_on = policy.egress.iter().take(policy.egress_count as usize).any(|has| *has == egress);
+    let may_go_on = policy.egress_addresses().any(|has| has == egress);
     if !alive || !may_go_on {
-        let when = if may_go_on { When::OverFor(0) } else { When::Now };
+        if !alive && may_go_on && matches!(direction, Direction::Inbound) {
+            // Its port rests. Only the pod may have it back before that is over.
+            return Renewal::Over;
+        }
+        let when = if may_go_on { When::OverFor(0) } else { When::Now(Cause::Policy) };
         let removed = remove(tables, clock.now, key, direction, entry, rewrite, when);
         return if removed { Renewal::Over } else { Renewal::Invalid };
     }
@@ -262,38 +336,27 @@ fn complete_pair<T: Tables>(
         Direction::Outbound => (key.src, key.src_port, Direction::Inbound),
         Direction::Inbound => (key.dst, key.dst_port, Direction::Outbound),
     };
+    // Outside the stack, which has no room for it.
+    let Some(half) = tables.scratch(back) else { return false };
     let other_key = pair_key(key, direction, rewrite);
-    let half = FlowEntry {
-        bytes: 0,
-        packets: 0,
-        check: other_key.check(back),
-        vendor: rewrite.vendor,
-        direction: back,
-        expires: entry.expires(),
-        created: clock.now,
-        new_addr: addr,
-        new_port: port,
-        addr_delta: checksum::delta32(rewrite.addr.to_ne(), addr.to_ne()),
-        phase,
-        // What it had sent is lost with it; the phase goes on from at least this.
-        sent: sent::SYN | sent::ACK,
-        window_scale: crate::tcp::MAX_WINDOW_SCALE,
-        out_slot: 0,
-        seq_end: 0,
-        ack: entry.seq_end(),
-        ts_val: 0,
-        window: u16::MAX,
-        stamp: 0,
-        mtu: 0,
-        out_mac: [0; 6],
-    };
-    !matches!(tables.insert_flow(&other_key, &half), Err(Refused::Full))
+    half.begin(rewrite.vendor, phase, entry.expires(), clock.now);
+    half.set_rewrite(back, addr, port, checksum::delta32(rewrite.addr.to_ne(), addr.to_ne()));
+    half.set_check(other_key.check(back, addr, port));
+    // What it had sent is lost with it; the phase goes on from at least this.
+    half.set_sent(sent::SYN | sent::ACK);
+    half.set_window_scale(crate::tcp::MAX_WINDOW_SCALE);
+    half.set_ack(entry.seq_end());
+    half.set_window(u16::MAX);
+    !matches!(tables.insert_scratch(back, &other_key), Err(Refused::Full))
 }
 
-/// Removes the flow of `key`, of either direction, if it is over or only half there and nobody uses it.
-/// For the sweep: safe on a key from an old snapshot. Returns how many entries went.
+/// When the sweep may remove a flow: nobody uses it any more.
+pub const SWEPT: When = When::OverFor(GRACE_S);
+
+/// Removes the flow of `key`, of either direction, at its time or now. For the sweep ([`SWEPT`]) and for operators: safe on
+/// a key from an old snapshot. Returns how many entries went.
 #[inline(always)]
-pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
+pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey, when: When) -> u32 {
     let Some(entry) = tables.flow(key) else { return 0 };
     let Some(direction) = entry.direction() else {
         tables.remove_flow(key);
@@ -303,10 +366,13 @@ pub fn reap<T: Tables>(tables: &T, clock: &Clock, key: &FlowKey) -> u32 {
         // Another flow has the slot by now, or the entry is corrupt; a sound one names its own key.
         return 0;
     };
+    let when = match (when, tables.policy(rewrite.vendor)) {
+        (When::OverFor(_), Some(policy)) => When::OverFor(rest_of(policy, key.protocol)),
+        (when, _) => when,
+    };
     let had_pair = tables
         .flow(&pair_key(key, direction, &rewrite))
         .is_some_and(|other| is_pair(key, direction, &pair_key(key, direction, &rewrite), &other));
-    let when = When::OverFor(GRACE_S);
     let removed = remove(tables, clock.now, key, direction, &entry, &rewrite, when);
     removed as u32 * (1 + had_pair as u32)
 }

@@ -36,7 +36,7 @@ pub const fn key(ip: &Ip) -> FragmentKey {
 pub fn decision<T: Tables>(tables: &T, ip: &Ip, direction: Direction) -> Option<FragmentEntry> {
     let key = key(ip);
     let entry = tables.fragment(&key)?;
-    let holds = entry.check == key.check()
+    let holds = entry.check == key.check(entry.new_addr)
         && entry.direction == direction as u8
         && entry.expires.is_after(Clock::read(tables).now);
     holds.then_some(entry)
@@ -76,7 +76,7 @@ pub fn first<T: Tables, P: Holding, const OUTBOUND: bool>(tables: &T, packet: &m
         addr_delta: to.addr_delta,
         vendor: to.vendor,
         direction: direction as u8,
-        check: key.check(),
+        check: key.check(to.addr),
         id,
         transport_len,
         _pad: 0,

@@ -33,8 +33,9 @@ struct Quote {
 }
 
 impl Quote {
+    /// The quote of an error that goes in `direction`.
     #[inline(always)]
-    fn read<P: Packet>(packet: &P, ip: &Ip) -> Option<Self> {
+    fn read<P: Packet>(packet: &P, ip: &Ip, direction: Direction) -> Option<Self> {
         let at = ip.header_len + ICMP_HEADER;
         let header: Ipv4Head = packet.load_at(at)?;
         let header_len = ((header.version_ihl & 0xf) as usize) << 2;
@@ -59,12 +60,13 @@ impl Quote {
             protocol::TCP | protocol::UDP => {
                 (Port::from_wire([head[0], head[1]]), Port::from_wire([head[2], head[3]]))
             }
-            // Only queries are quoted (RFC 1122 section 3.2.2: no error about an error).
+            // No error is about an error (RFC 1122 section 3.2.2). A pod sends queries and gets replies: with identifier 0,
+            // the other one would have the same key.
             protocol::ICMP => {
                 let id = Port::from_wire([head[4], head[5]]);
-                match head[0] {
-                    icmp::ECHO | icmp::TIMESTAMP => (id, Port::new(0)),
-                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY => (Port::new(0), id),
+                match (head[0], direction) {
+                    (icmp::ECHO | icmp::TIMESTAMP, Direction::Inbound) => (id, Port::new(0)),
+                    (icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY, Direction::Outbound) => (Port::new(0), id),
                     _ => return None,
                 }
             }
@@ -162,7 +164,9 @@ pub fn inbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, vendor: u8) -> 
     if ip.is_fragment() {
         return nothing(Outcome::IcmpErrorBad);
     }
-    let Some(quote) = Quote::read(packet, ip) else { return nothing(Outcome::IcmpErrorBad) };
+    let Some(quote) = Quote::read(packet, ip, Direction::Inbound) else {
+        return nothing(Outcome::IcmpErrorBad);
+    };
     // The quoted packet must have left from the address that the error is sent to.
     if quote.src != ip.dst {
         return nothing(Outcome::IcmpErrorBad);
@@ -193,7 +197,9 @@ pub fn outbound<T: Tables, P: Packet>(tables: &T, packet: &mut P, vendor: u8) ->
     if ip.is_fragment() {
         return Decision::of(vendor, Outcome::IcmpErrorBad);
     }
-    let Some(quote) = Quote::read(packet, &ip) else { return Decision::of(vendor, Outcome::IcmpErrorBad) };
+    let Some(quote) = Quote::read(packet, &ip, Direction::Outbound) else {
+        return Decision::of(vendor, Outcome::IcmpErrorBad);
+    };
     if quote.src != ip.dst {
         return Decision::of(vendor, Outcome::IcmpErrorBad);
     }

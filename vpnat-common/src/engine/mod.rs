@@ -3,6 +3,8 @@
 //! A hook's function reads the packet, decides, and either leaves it exactly as it was or translates it
 //! completely; it returns how the packet ended, which the program turns into a verdict and a counter.
 
+pub mod account;
+pub mod binding;
 pub mod egress;
 pub mod fast;
 pub mod flows;
@@ -13,6 +15,7 @@ pub mod identification;
 pub mod ingress;
 pub mod mss;
 pub mod opening;
+pub mod own_errors;
 pub mod refusal;
 pub mod rewrite;
 pub mod session;
@@ -20,7 +23,7 @@ pub mod sums;
 pub mod tables;
 
 use crate::layout::clock::Moment;
-use crate::layout::outcome::{Fate, Hook, Outcome, counter_index};
+use crate::layout::outcome::{Fate, Hook, Outcome, counter_index, counter_index_at};
 use tables::Tables;
 
 /// How a packet ended, and whose it was. One word, so that a BPF function can return it in a register.
@@ -78,6 +81,18 @@ impl Decision {
     #[inline(always)]
     pub const fn counter(self, hook: Hook) -> u32 {
         counter_index(self.vendor(), hook, self.code & 0xff)
+    }
+
+    /// The same, for the hook with this number.
+    #[inline(always)]
+    pub const fn counter_at(self, hook: u32) -> u32 {
+        counter_index_at(self.vendor(), hook, self.number())
+    }
+
+    /// The outcome's number.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.code & 0xff
     }
 
     /// How the packet ended.

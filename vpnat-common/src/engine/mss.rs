@@ -2,7 +2,7 @@
 //! section 3.2). VPNs often have no path MTU discovery, and a pod with jumbo frames would stall.
 
 use super::tables::{Round, Tables};
-use crate::checksum;
+use crate::checksum::{self, Sum};
 use crate::layout::flow::protocol;
 use crate::packet::{Ip, Kind, Packet, Subject, transport};
 use crate::tcp::flags;
@@ -87,6 +87,6 @@ pub fn clamp<T: Tables, P: Packet>(tables: &T, packet: &mut P, slot: u8) -> bool
         // The value straddles two of the checksum's words: its bytes count the other way round.
         delta = delta.swap_bytes();
     }
-    packet.change_checksum::<false>(ip.header_len + transport::TCP_CHECK, NO_CHANGE, delta, false)
+    packet.change_checksum::<false>(ip.header_len + transport::TCP_CHECK, NO_CHANGE, Sum(delta as u32), false)
         && packet.store_at(at, new)
 }

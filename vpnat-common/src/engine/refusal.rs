@@ -52,7 +52,10 @@ pub trait Answering: Holding {
 /// The code that tells the sender of a packet with this end, if anything is to be told.
 #[inline(always)]
 fn code_of<T: Tables>(tables: &T, ended: Decision) -> Option<u8> {
-    let resources = ended.is(Outcome::PortsExhausted) || ended.is(Outcome::TableFull);
+    let resources = ended.is(Outcome::PortsExhausted)
+        || ended.is(Outcome::TableFull)
+        || ended.is(Outcome::SourceLimit)
+        || ended.is(Outcome::SourceRate);
     let policy = ended.is(Outcome::SourceNotAllowed) || ended.is(Outcome::ProtocolUnsupported);
     if !resources && !policy {
         return None;

@@ -37,7 +37,7 @@ pub fn transport_header<P: Packet, const PLAIN: bool>(
     rewrite: &Rewrite,
 ) -> bool {
     let new = rewrite.port.to_wire();
-    let port_delta = checksum::delta16(u16::from_ne_bytes(old.to_wire()), u16::from_ne_bytes(new));
+    let port_delta = checksum::difference(u16::from_ne_bytes(old.to_wire()), u16::from_ne_bytes(new));
     let (_, port) = place(direction);
     let (check, port, optional) = match proto {
         protocol::TCP => (transport::TCP_CHECK, port, false),
@@ -50,11 +50,11 @@ pub fn transport_header<P: Packet, const PLAIN: bool>(
 }
 
 #[inline(always)]
-fn identifier<P: Packet, const PLAIN: bool>(packet: &mut P, at: usize, new: [u8; 2], delta: u16) -> bool {
+fn identifier<P: Packet, const PLAIN: bool>(packet: &mut P, at: usize, new: [u8; 2], delta: Sum) -> bool {
     let check_at = at + transport::ICMP_CHECK;
     let check = if PLAIN { packet.load::<[u8; 2]>(check_at) } else { packet.load_at(check_at) };
     let Some(check) = check else { return false };
-    let check = checksum::apply(u16::from_ne_bytes(check), Sum(delta as u32));
+    let check = checksum::apply(u16::from_ne_bytes(check), delta);
     store::<P, PLAIN>(packet, check_at, check.to_ne_bytes())
         && store::<P, PLAIN>(packet, at + transport::ICMP_ID, new)
 }

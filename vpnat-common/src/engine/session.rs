@@ -1,25 +1,24 @@
 //! A packet and its flow, in steps.
 //!
 //! A program asks for the translation by an existing flow; if something has to happen first (a look at the
-//! timers, a change of the connection, a new flow) that is a function of its own, called by the program
-//! itself, and then the translation is asked for again. None of these functions calls another one, so each
-//! has the BPF stack (512 bytes for a whole chain of calls) nearly to itself, and the path of an established
-//! packet stays short. They return words, because the verifier refuses functions that return through memory
-//! and leave a stack address in their return register.
+//! timers, a change of the connection, the steps that make a new flow) that is a function of its own, called by the program
+//! itself, and then the translation is asked for again. None of these functions calls another one, and what they do call
+//! (for a pair's missing half, or a binding) has a small frame, so each has the BPF stack (512 bytes for a whole chain of
+//! calls) nearly to itself, and the path of an established packet stays short. They return words, because the verifier
+//! refuses functions that return through memory and leave a stack address in their return register.
 
 use super::flows::{self, Renewal};
 use super::holding::Holding;
-use super::opening::Opening;
 use super::tables::{NextHop, Tables};
-use super::{Clock, Decision, fragments, identification, mss, rewrite};
+use super::{Clock, Decision, account, binding, fragments, identification, mss, opening, rewrite};
 use crate::addr::{Ip4, Port};
 use crate::flow_ref::FlowRef;
 use crate::ip_options;
-use crate::layout::flow::{Direction, FlowKey, Phase, sent};
+use crate::layout::event::Tally;
+use crate::layout::flow::{Direction, Phase, sent};
 use crate::layout::outcome::Outcome;
 use crate::layout::vendor::flag;
 use crate::packet::{Ip, Kind, Packet, Subject, transport};
-use crate::recycling::Syn;
 use crate::tcp::{self, MAX_WINDOW_SCALE, flags};
 use crate::tcp_options::TcpOptions;
 
@@ -239,6 +238,9 @@ pub fn renew<T: Tables, P: Packet>(tables: &T, packet: &P, keeps_next_hop: bool)
         Renewal::Invalid => return Standing::Invalid,
         Renewal::Alive => {}
     }
+    if binding::are_kept(policy) {
+        binding::keep(tables, &key, &entry);
+    }
     if !keeps_next_hop {
         // A next hop is no fresher for what this hook saw: the fast path has to look for itself.
         entry.set_out_slot(0);
@@ -276,6 +278,9 @@ pub fn follow<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
     if Some(tracked.phase) != before {
         entry.set_phase(tracked.phase);
         other.set_phase(tracked.phase);
+        if (before, tracked.phase) == (Some(Phase::TcpInit), Phase::TcpEstablished) {
+            tables.tally(to.vendor, Tally::Established);
+        }
     }
     if tracked.refresh
         && let Some(policy) = tables.policy(to.vendor)
@@ -283,6 +288,9 @@ pub fn follow<T: Tables, P: Packet>(tables: &T, packet: &P) -> bool {
         let expires = Clock::read(tables).deadline(policy.timeouts.of(tracked.phase));
         entry.set_expires(expires);
         other.set_expires(expires);
+        if binding::are_kept(policy) {
+            binding::keep(tables, &key, &entry);
+        }
     }
     true
 }
@@ -313,23 +321,76 @@ impl Admission {
 }
 
 /// Makes the flow of an outbound packet that has none. The outcome translates if there is one now.
-#[inline(never)]
+#[inline(always)]
 pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission: &Admission) -> Decision {
+    let mut decision = prepare(tables, packet, vendor, admission);
+    if decision.is_translated() {
+        decision = account::take(tables, vendor);
+    }
+    if !decision.is_translated() {
+        return decision;
+    }
+    if tables.policy(vendor).is_some_and(binding::are_kept) && binding::find(tables, vendor, true) == 0 {
+        decision = binding::prepare(tables, vendor);
+        if decision.is_translated() {
+            decision = opening::take_port(tables, vendor);
+        }
+        if decision.is_translated() {
+            decision = opening::complete(tables, vendor);
+        }
+        // Of the binding that is in the table now, this one or another CPU's.
+        if decision.is_translated() {
+            decision = prepare(tables, packet, vendor, admission);
+        }
+        if decision.is_translated() && binding::find(tables, vendor, false) == 0 {
+            decision = decision.but(Outcome::EntryInvalid);
+        }
+    }
+    if decision.is_translated() {
+        decision = opening::take_port(tables, vendor);
+    }
+    if decision.is_translated() {
+        decision = opening::complete(tables, vendor);
+    }
+    if !decision.is_translated() {
+        account::give_back(tables, vendor);
+    }
+    decision
+}
+
+/// Prepares both halves of the packet's flow, and the search for its port. The outcome translates if it may have one.
+#[inline(never)]
+fn prepare<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission: &Admission) -> Decision {
     let ends = |outcome| Decision::of(vendor, outcome);
-    let Some(policy) = tables.policy(vendor) else { return ends(Outcome::NotReady) };
-    let Some(entry) = tables.scratch() else { return ends(Outcome::NotReady) };
-    let Some(search) = tables.search() else { return ends(Outcome::NotReady) };
+    let (Some(policy), Some(search)) = (tables.policy(vendor), tables.search()) else {
+        return ends(Outcome::NotReady);
+    };
+    let (Some(outbound), Some(inbound)) =
+        (tables.scratch(Direction::Outbound), tables.scratch(Direction::Inbound))
+    else {
+        return ends(Outcome::NotReady);
+    };
     let Ok(ip) = Ip::read(packet) else { return ends(Outcome::BadHeader) };
     let Ok(subject) = Subject::read::<P, false>(packet, &ip) else { return ends(Outcome::BadHeader) };
-    let key: FlowKey = subject.key;
+    let (key, segment) = (subject.key, subject.tcp);
+    let before = admission.preferred;
+    search.begin(&key, admission.egress, if before.number == 0 { key.src_port } else { before });
+    search.set_returns((before.number != 0) as u32);
     let (mut sent, mut options) = (0, TcpOptions::default());
     let phase = match subject.kind {
-        Kind::Tcp if subject.tcp.opens() => {
+        Kind::Tcp if segment.opens() => {
             options = options_of(tables, packet, &ip, &subject);
             sent = sent::SYN;
+            search.set_is_syn(1);
+            search.set_seq(segment.seq);
+            search.set_ts_val(options.ts_val);
+            // What the flow had before is taken without a look.
+            if before.number == 0 {
+                search.set_set_first(opening::is_crowded(tables, &key, admission.egress) as u32);
+            }
             Phase::TcpInit
         }
-        Kind::Tcp if policy.flags & flag::TCP_PICK_UP != 0 && !subject.tcp.is_control() => {
+        Kind::Tcp if policy.flags & flag::TCP_PICK_UP != 0 && !segment.is_control() => {
             // A connection that has outlived its state. The vendor's answer makes it established.
             options.window_scale = MAX_WINDOW_SCALE;
             sent = sent::SYN | sent::ACK;
@@ -342,29 +403,23 @@ pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission:
         Kind::Reply => return ends(Outcome::IcmpTypeRefused),
     };
     let clock = Clock::read(tables);
-    entry.begin(vendor, phase, clock.deadline(policy.timeouts.of(phase)), clock.now);
+    let expires = clock.deadline(policy.timeouts.of(phase));
+    // Only this half's way is known. The inbound half keeps stamp 0, so that its first packet asks for one.
+    inbound.begin(vendor, phase, expires, clock.now);
     if sent & sent::ACK != 0 {
         // Nobody knows the vendor's scale either.
-        entry.set_window_scale(MAX_WINDOW_SCALE);
+        inbound.set_window_scale(MAX_WINDOW_SCALE);
     }
-    let mut opening = Opening::new(tables, entry, &key, admission.egress, policy, search);
-    let syn = (sent == sent::SYN).then_some(Syn { seq: subject.tcp.seq, ts_val: options.ts_val });
-    if let Err(outcome) = opening.take_port(admission.preferred, syn) {
-        return ends(outcome);
-    }
-    // Only this half's way is known. The inbound half keeps stamp 0, so that its first packet asks for one.
-    entry.set_stamp(clock.stamp);
-    entry.set_out_slot(admission.next_hop.slot);
-    entry.set_out_mac(admission.next_hop.mac);
-    entry.set_mtu(admission.next_hop.mtu);
-    entry.set_sent(sent);
-    entry.set_window_scale(options.window_scale);
-    entry.set_ts_val(options.ts_val);
-    entry.set_seq_end(subject.tcp.seq_end);
-    entry.set_ack(subject.tcp.ack);
-    entry.set_window(subject.tcp.window);
-    match opening.complete(vendor) {
-        Ok(()) => ends(Outcome::Outbound),
-        Err(outcome) => ends(outcome),
-    }
+    outbound.begin(vendor, phase, expires, clock.now);
+    outbound.set_stamp(clock.stamp);
+    outbound.set_out_slot(admission.next_hop.slot);
+    outbound.set_out_mac(admission.next_hop.mac);
+    outbound.set_mtu(admission.next_hop.mtu);
+    outbound.set_sent(sent);
+    outbound.set_window_scale(options.window_scale);
+    outbound.set_ts_val(options.ts_val);
+    outbound.set_seq_end(segment.seq_end);
+    outbound.set_ack(segment.ack);
+    outbound.set_window(segment.window);
+    ends(Outcome::Outbound)
 }

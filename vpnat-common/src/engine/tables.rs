@@ -2,12 +2,15 @@
 //! host's tests from collections of their own.
 
 use super::Decision;
+use crate::account_ref::AccountRef;
 use crate::addr::{Ip4, Mac};
 use crate::flow_ref::FlowRef;
 use crate::held_ref::{HeldRef, ShareRef};
+use crate::layout::account::AccountKey;
 use crate::layout::clock::{Moment, Settings};
 use crate::layout::device::Device;
-use crate::layout::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use crate::layout::event::{Cause, Kind, Tally};
+use crate::layout::flow::{Direction, FlowKey, FragmentEntry, FragmentKey};
 use crate::layout::outcome::Hook;
 use crate::layout::pool::PoolKey;
 use crate::layout::recycling::SetKey;
@@ -139,21 +142,16 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// The entry of `key`.
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>>;
-    /// Inserts a new entry; never replaces one.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused>;
-    /// An entry in which to make a new one, outside the stack. There is one per CPU, and programs on one CPU
-    /// do not interrupt each other between taking it and inserting it.
-    fn scratch(&self) -> Option<FlowRef<'_>>;
+    /// An entry in which to make a new flow's half, outside the stack. There is one of each per CPU, and programs on one
+    /// CPU do not interrupt each other between taking it and inserting it.
+    fn scratch(&self, half: Direction) -> Option<FlowRef<'_>>;
     /// Where a search for a port is kept, likewise.
     fn search(&self) -> Option<SearchRef<'_>>;
     /// Inserts what [`Tables::scratch`] holds as a new entry; never replaces one.
     ///
     /// # Errors
     /// [`Refused`].
-    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused>;
+    fn insert_scratch(&self, half: Direction, key: &FlowKey) -> Result<(), Refused>;
     /// Removes the entry of `key`, if there is one.
     fn remove_flow(&self, key: &FlowKey);
     /// The port pool of `key`, if it has one.
@@ -162,6 +160,10 @@ pub trait Tables {
     fn make_pool(&self, key: &PoolKey);
     /// The working set of `key`, made empty if there was none; `None` if there is no room.
     fn working_set(&self, key: &SetKey) -> Option<SetRef<'_>>;
+    /// What a source has, if it has an account.
+    fn account(&self, key: &AccountKey) -> Option<AccountRef<'_>>;
+    /// Opens an account for `key` at the moment `since`, if it has none and there is room.
+    fn make_account(&self, key: &AccountKey, since: Moment);
     /// The decision of a datagram's first fragment.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry>;
     /// Keeps the decision of a first fragment; false if there is no room.
@@ -205,4 +207,14 @@ pub trait Tables {
     fn count_answer(&self, sent: bool);
     /// Counts a packet of `bytes` that ended so at `hook`.
     fn count(&self, decision: Decision, hook: Hook, bytes: u32);
+    /// Counts a change of a flow of the vendor in `slot`.
+    fn tally(&self, slot: u8, tally: Tally);
+    /// A flow with the outbound `key` and the outbound half `entry` was made: counts it, and tells whoever reads events.
+    fn flow_started(&self, key: &FlowKey, entry: &FlowRef<'_>);
+    /// The flow of `entry`, found under `key`, and of its `other` half is being removed by this caller: counts it, and
+    /// tells whoever reads events.
+    fn flow_ended(&self, key: &FlowKey, entry: &FlowRef<'_>, other: Option<FlowRef<'_>>, cause: Cause);
+    /// The flow of the outbound `key` by way of `egress` was refused for lack of room: tells whoever reads events,
+    /// once in a while.
+    fn exhausted(&self, kind: Kind, key: &FlowKey, egress: Ip4, slot: u8);
 }

@@ -51,4 +51,6 @@ pub struct Settings {
     /// Most answers to refused packets in a second of the clock, up to
     /// [`MOST_ANSWERS_PER_S`](super::refusal::MOST_ANSWERS_PER_S); 0: refusals are silent.
     pub answers_per_s: u32,
+    /// 1 if somebody reads what becomes of flows: events are written.
+    pub events: u32,
 }

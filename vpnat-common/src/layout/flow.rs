@@ -15,6 +15,14 @@ pub mod protocol {
     pub const UDP: u8 = IpProto::Udp as u8;
 }
 
+/// What the entries of a key are.
+pub mod kind {
+    /// A packet's 5-tuple.
+    pub const FLOW: u8 = 0;
+    /// An endpoint-independent mapping (RFC 4787 REQ-1): the pod's end and, as the far end, its egress address with port 0.
+    pub const BINDING: u8 = 1;
+}
+
 /// The 5-tuple of a packet as it arrives, before any translation.
 ///
 /// For an ICMP query the identifier stands where the inside port would be (`src_port` outbound, `dst_port`
@@ -32,28 +40,41 @@ pub struct FlowKey {
     pub dst_port: Port,
     /// IP protocol number.
     pub protocol: u8,
-    /// Padding, 0: keys are compared as bytes. Two integers, which the compiler stores as constants.
-    pub _pad: u8,
-    /// Padding, 0.
-    pub _pad2: u16,
+    /// One of [`kind`]: what no packet's key can be is told apart here.
+    pub kind: u8,
+    /// Padding, 0: keys are compared as bytes.
+    pub _pad: u16,
 }
 
 impl FlowKey {
     /// A key with its padding zeroed.
     #[inline(always)]
     pub const fn new(src: Ip4, src_port: Port, dst: Ip4, dst_port: Port, protocol: u8) -> Self {
-        Self { src, dst, src_port, dst_port, protocol, _pad: 0, _pad2: 0 }
+        Self { src, dst, src_port, dst_port, protocol, kind: kind::FLOW, _pad: 0 }
     }
 
-    /// Sixteen bits that an entry in `direction` repeats, so that a slot which the kernel gave to another flow between
-    /// our lookup and our use of it is noticed (preallocated hash slots are reused at once).
+    /// The same ends, as an entry of this `kind`.
     #[inline(always)]
-    pub const fn check(&self, direction: Direction) -> u16 {
-        let ports = (self.src_port.number as u32) << 16 | self.dst_port.number as u32;
-        // The upper half of a product depends on all of its factors' bits below.
-        let mixed = self.src.to_ne().wrapping_mul(0x9e37_79b9).wrapping_add(self.dst.to_ne());
-        let mixed = mixed.wrapping_mul(0x85eb_ca6b).wrapping_add(ports).wrapping_mul(0xc2b2_ae35);
-        (mixed >> 16) as u16 ^ self.protocol as u16 ^ (direction as u16) << 8
+    pub const fn of_kind(self, kind: u8) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// Sixteen bits that an entry in `direction` holds which makes this `addr`:`port`. By them is noticed that the kernel has
+    /// given the slot to another flow between our lookup and our use of it (preallocated hash slots are reused at once),
+    /// and that the entry is spoiled.
+    #[inline(always)]
+    pub const fn check(&self, direction: Direction, addr: Ip4, port: Port) -> u16 {
+        let addresses = self.src.to_ne() as u64 | (self.dst.to_ne() as u64) << 32;
+        let ports = self.src_port.number as u64 | (self.dst_port.number as u64) << 16;
+        let rest = ports | (self.protocol as u64) << 32 | (self.kind as u64) << 40 | (direction as u64) << 48;
+        let target = addr.to_ne() as u64 | (port.number as u64) << 32;
+        // The uppermost bits of a product depend on all bits of its factors. One for each word, which do not wait for
+        // each other.
+        let mixed = addresses
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(rest.wrapping_mul(0xc2b2_ae3d_27d4_eb4f))
+            .wrapping_add(target.wrapping_mul(0x1656_67b1_9e37_79f9));
+        (mixed >> 48) as u16
     }
 }
 
@@ -108,6 +129,8 @@ pub enum Phase {
     TcpBothFin = 7,
     /// TCP: a reset was seen; a later packet other than a reset brings the connection back.
     TcpTrans = 8,
+    /// No flow, but an endpoint-independent mapping that flows share.
+    Binding = 9,
 }
 
 impl Phase {
@@ -123,6 +146,7 @@ impl Phase {
             6 => Some(Self::TcpServerFin),
             7 => Some(Self::TcpBothFin),
             8 => Some(Self::TcpTrans),
+            9 => Some(Self::Binding),
             _ => None,
         }
     }
@@ -138,6 +162,7 @@ impl Phase {
             Self::TcpServerFin => "server-fin",
             Self::TcpBothFin => "both-fin",
             Self::TcpTrans => "trans",
+            Self::Binding => "binding",
         }
     }
 }
@@ -204,7 +229,7 @@ pub struct FlowEntry {
     /// TCP: the sequence number after the last byte this side has sent.
     #[cfg(not(feature = "layout-next"))]
     pub seq_end: u32,
-    /// TCP: the highest acknowledgement number this side has sent.
+    /// TCP: the highest acknowledgement number this side has sent. A binding: the flows that it has.
     pub ack: u32,
     /// TCP: the last timestamp value (RFC 7323) this side has sent.
     pub ts_val: u32,
@@ -268,11 +293,12 @@ pub struct FragmentKey {
 }
 
 impl FragmentKey {
-    /// What an entry repeats of its key.
+    /// What an entry that makes this `addr` repeats of its key, and of that.
     #[inline(always)]
-    pub const fn check(&self) -> u32 {
+    pub const fn check(&self, addr: Ip4) -> u32 {
         let rest = (self.id as u32) << 16 | self.protocol as u32;
-        self.src.to_ne() ^ self.dst.to_ne().rotate_left(7) ^ rest.rotate_left(13)
+        let key = self.src.to_ne() ^ self.dst.to_ne().rotate_left(7) ^ rest.rotate_left(13);
+        key ^ addr.to_ne().rotate_left(19)
     }
 }
 

@@ -4,8 +4,10 @@
 //! because another agent version must be able to say whether it understands a pinned map. A change to any
 //! of them raises [`LAYOUT_VERSION`], which is part of the pin path.
 
+pub mod account;
 pub mod clock;
 pub mod device;
+pub mod event;
 pub mod flow;
 pub mod held;
 pub mod outcome;
@@ -13,6 +15,7 @@ pub mod pool;
 pub mod recycling;
 pub mod refusal;
 pub mod rehearsal;
+pub mod trace;
 pub mod upkeep;
 pub mod vendor;
 
@@ -20,7 +23,7 @@ pub mod vendor;
 pub mod user;
 
 /// Version of everything in this module; maps are pinned under a directory named after it.
-pub const LAYOUT_VERSION: u32 = 2 + cfg!(feature = "layout-next") as u32;
+pub const LAYOUT_VERSION: u32 = 4 + cfg!(feature = "layout-next") as u32;
 
 /// Most vendors one agent can serve. Slot 0 is nobody: packets that no vendor claims are counted there.
 pub const MAX_VENDORS: u32 = 64;
@@ -43,6 +46,8 @@ pub mod names {
     pub const PORT_POOLS: &str = "PORT_POOLS";
     /// LRU hash of [`super::recycling::SetKey`] to [`super::recycling::WorkingSet`].
     pub const WORKING_SETS: &str = "WORKING_SETS";
+    /// Hash of [`super::account::AccountKey`] to [`super::account::Account`].
+    pub const ACCOUNTS: &str = "ACCOUNTS";
     /// Array of one [`super::clock::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of [`super::vendor::VendorPolicy`], by vendor slot.
@@ -63,6 +68,12 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
     /// Per-CPU array of one [`super::refusal::Answers`].
     pub const ANSWERS: &str = "ANSWERS";
+    /// Per-CPU array of `u64`, see [`super::event::Tally::index`].
+    pub const TALLIES: &str = "TALLIES";
+    /// Ring buffer of [`super::event::FlowEvent`]; its one reader is the agent.
+    pub const EVENTS: &str = "EVENTS";
+    /// Hash of [`super::event::ExhaustedKey`] to the second in which it was last noted.
+    pub const EXHAUSTED: &str = "EXHAUSTED";
 
     /// Hash of [`super::flow::FlowKey`] to [`super::flow::FlowEntry`], of a rehearsal. Not pinned.
     pub const REHEARSED: &str = "REHEARSED";
@@ -71,8 +82,15 @@ pub mod names {
     /// Array of one [`super::rehearsal::Report`]. Not pinned.
     pub const REPORT: &str = "REPORT";
 
+    /// Array of one [`super::trace::TraceFilter`]. Not pinned.
+    pub const TRACE_FILTER: &str = "TRACE_FILTER";
+    /// Ring buffer of [`super::trace::TraceEvent`]; its one reader is a tracer. Not pinned.
+    pub const TRACE_EVENTS: &str = "TRACE_EVENTS";
+    /// Per-CPU array of one [`super::trace::TraceCpu`]. Not pinned.
+    pub const TRACE_CPU: &str = "TRACE_CPU";
+
     /// All that are pinned, in the order in which the agent creates and checks them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 19] = [
         SETTINGS,
         VENDORS,
         VENDOR_PREFIXES,
@@ -83,10 +101,14 @@ pub mod names {
         XDP_DEVICES,
         COUNTERS,
         ANSWERS,
+        TALLIES,
+        EVENTS,
+        EXHAUSTED,
         FLOWS,
         FRAGMENTS,
         IDENTIFICATIONS,
         PORT_POOLS,
         WORKING_SETS,
+        ACCOUNTS,
     ];
 }

@@ -147,6 +147,10 @@ outcomes! {
     EntryInvalid = 33, Dropped, "entry-invalid";
     /// Translated in part and then not possible to finish, so not sent.
     Unfinished = 34, Dropped, "unfinished";
+    /// The source has as many flows as it may (`max_flows_per_source`).
+    SourceLimit = 35, Dropped, "source-limit";
+    /// The source has opened as many flows as it may in this second (`new_flows_per_source`).
+    SourceRate = 36, Dropped, "source-rate";
     /// To a prefix that was a vendor's until the configuration changed.
     Closed = 39, Dropped, "closed-prefix";
 }
@@ -163,7 +167,12 @@ pub const COUNTER_SLOTS: u32 = MAX_VENDORS * Hook::ALL.len() as u32 * OUTCOME_SL
 /// Where the outcome with number `outcome` of a packet of `vendor` (0: nobody's) at `hook` is counted.
 #[inline(always)]
 pub const fn counter_index(vendor: u8, hook: Hook, outcome: u32) -> u32 {
-    (vendor as u32 * Hook::ALL.len() as u32 + hook as u32) * OUTCOME_SLOTS + outcome
+    counter_index_at(vendor, hook as u32, outcome)
+}
+
+/// The same, for the hook with this number.
+pub const fn counter_index_at(vendor: u8, hook: u32, outcome: u32) -> u32 {
+    (vendor as u32 * Hook::ALL.len() as u32 + hook) * OUTCOME_SLOTS + outcome
 }
 
 /// A counter, one per CPU.

@@ -48,8 +48,9 @@ impl PoolKey {
 pub struct PortPool {
     /// The port that was last looked at for whether it can be taken back.
     pub hand: u32,
-    /// Padding, 0.
-    pub _pad: u32,
+    /// Searches for datagrams that have found every port taken in this second: its number by the datapath's clock, shifted left by
+    /// [`FAILED_BITS`], and how many.
+    pub failed: u32,
     /// Bit `n` is set if all 64 bits of word `n` of `full` are.
     pub groups: u64,
     /// Bit `n` of word `m` is set if all 64 ports of word `64 * m + n` of `taken` are.
@@ -58,10 +59,13 @@ pub struct PortPool {
     pub taken: [u64; POOL_WORDS],
 }
 
+/// Bits of [`PortPool::failed`] that count.
+pub const FAILED_BITS: u32 = 8;
+
 impl PortPool {
     /// Nothing is known.
     pub const EMPTY: Self =
-        Self { hand: 0, _pad: 0, groups: 0, full: [0; POOL_SUMMARY], taken: [0; POOL_WORDS] };
+        Self { hand: 0, failed: 0, groups: 0, full: [0; POOL_SUMMARY], taken: [0; POOL_WORDS] };
 }
 
 const _: () = assert!(size_of::<PoolKey>() == 12);

@@ -1,5 +1,6 @@
 //! Which ports a pod uses again and again towards one remote endpoint.
 
+use super::flow::FlowKey;
 use crate::addr::{Ip4, Port};
 
 /// Pairs of pod and endpoint that can have a set at a time; the one unused for longest makes room.
@@ -19,6 +20,14 @@ pub struct SetKey {
     pub remote_port: Port,
     /// Padding, 0.
     pub _pad: u16,
+}
+
+impl SetKey {
+    /// The set for flows such as that with the `outbound` key, by way of `egress`.
+    #[inline(always)]
+    pub const fn of(outbound: &FlowKey, egress: Ip4) -> Self {
+        Self { pod: outbound.src, remote: outbound.dst, egress, remote_port: outbound.dst_port, _pad: 0 }
+    }
 }
 
 /// Ports that a set can hold (a power of two).

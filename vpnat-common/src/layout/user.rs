@@ -2,14 +2,17 @@
 
 use aya::Pod;
 
+use super::account::{Account, AccountKey};
 use super::clock::{Moment, Settings};
 use super::device::{Device, XdpPort};
+use super::event::{ExhaustedKey, FlowEvent};
 use super::flow::{Direction, FlowEntry, FlowKey, FragmentKey, Phase};
 use super::outcome::Count;
 use super::pool::{PoolKey, PortPool};
 use super::recycling::{SetKey, WorkingSet};
 use super::refusal::Answers;
 use super::rehearsal::Report;
+use super::trace::{TraceCpu, TraceEvent, TraceFilter};
 use super::vendor::{EgressAddress, PrefixTarget, SourceKey, SourceRule, VendorPolicy};
 use crate::addr::{Ip4, Port};
 
@@ -21,11 +24,15 @@ macro_rules! pod {
 }
 
 pod!(
+    Account,
+    AccountKey,
     Answers,
     Count,
     Device,
     EgressAddress,
+    ExhaustedKey,
     FlowEntryBytes,
+    FlowEvent,
     FlowKey,
     FragmentKey,
     Ip4,
@@ -37,10 +44,37 @@ pod!(
     Settings,
     SourceKey,
     SourceRule,
+    TraceCpu,
+    TraceEvent,
+    TraceFilter,
     VendorPolicy,
     WorkingSet,
     XdpPort,
 );
+
+/// A key of the flow table as it lies in the map.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowKeyBytes(pub [u8; size_of::<FlowKey>()]);
+
+impl FlowKeyBytes {
+    /// The key; any bytes are one.
+    pub fn decode(&self) -> FlowKey {
+        let u16_at = |offset: usize| u16::from_ne_bytes([self.0[offset], self.0[offset + 1]]);
+        let addr_at = |offset: usize| {
+            let mut octets = [0; 4];
+            octets.copy_from_slice(&self.0[offset..offset + 4]);
+            Ip4 { octets }
+        };
+        FlowKey::new(
+            addr_at(core::mem::offset_of!(FlowKey, src)),
+            Port::new(u16_at(core::mem::offset_of!(FlowKey, src_port))),
+            addr_at(core::mem::offset_of!(FlowKey, dst)),
+            Port::new(u16_at(core::mem::offset_of!(FlowKey, dst_port))),
+            self.0[core::mem::offset_of!(FlowKey, protocol)],
+        )
+        .of_kind(self.0[core::mem::offset_of!(FlowKey, kind)])
+    }
+}
 
 /// A flow entry as it lies in the map, not yet known to be sound.
 #[derive(Clone, Copy, Debug)]

@@ -100,6 +100,8 @@ impl Timeouts {
             Phase::TcpEstablished | Phase::TcpClientFin | Phase::TcpServerFin => self.tcp_established,
             Phase::TcpBothFin => self.tcp_closing,
             Phase::TcpTrans => self.tcp_trans,
+            // Set by the flows that it has, never by itself.
+            Phase::Binding => 0,
         }
     }
 }
@@ -121,6 +123,8 @@ pub mod flag {
     pub const REFUSE_PROHIBITED: u32 = 2;
     /// Nobody who is refused is told.
     pub const REFUSE_SILENTLY: u32 = 4;
+    /// A pod's end shows one port to all remote ends (RFC 4787 REQ-1), not one for each.
+    pub const ENDPOINT_INDEPENDENT: u32 = 8;
 }
 
 /// How packets to one vendor are treated, by vendor slot.
@@ -146,7 +150,20 @@ pub struct VendorPolicy {
     /// Largest packet that the routes to the vendor take, bytes, where they say less than their device; 0 if they
     /// say nothing. The kernel's route lookup for programs tells the device's only.
     pub path_mtu: u16,
+    /// How long the port of an ended UDP flow or ICMP query is kept from others, seconds (RFC 6888 REQ-8).
+    pub hold_s: u32,
+    /// Flows that a source may have at a time, of each protocol; 0: any number (RFC 6888 REQ-4).
+    pub max_flows_per_source: u32,
+    /// Flows that a source may open in a second of the clock, of each protocol; 0: any number.
+    pub new_flows_per_source: u32,
+    /// Largest packet that the routes to the pods take, bytes, as [`Self::path_mtu`].
+    pub inside_mtu: u16,
+    /// Padding, 0.
+    pub _pad: u16,
 }
+
+/// What [`VendorPolicy::hold_s`] is where the configuration says nothing (RFC 6888 REQ-8).
+pub const DEFAULT_HOLD_S: u32 = 120;
 
 impl VendorPolicy {
     /// A slot that no vendor uses.
@@ -160,7 +177,18 @@ impl VendorPolicy {
         port_max: Port::new(65535),
         mss: 0,
         path_mtu: 0,
+        hold_s: DEFAULT_HOLD_S,
+        max_flows_per_source: 0,
+        new_flows_per_source: 0,
+        inside_mtu: 0,
+        _pad: 0,
     };
+
+    /// The vendor's egress addresses.
+    #[inline(always)]
+    pub fn egress_addresses(&self) -> impl Iterator<Item = Ip4> + '_ {
+        self.egress.iter().take(self.egress_count as usize).copied()
+    }
 }
 
-const _: () = assert!(size_of::<VendorPolicy>() == 88);
+const _: () = assert!(size_of::<VendorPolicy>() == 104);

@@ -44,8 +44,6 @@ impl Frame {
 }
 
 impl Packet for Frame {
-    const MAY_BE_BIG: bool = false;
-
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         let bytes = self.bytes.get(offset..offset.checked_add(size_of::<T>())?)?;
         let mut value = MaybeUninit::<T>::uninit();
@@ -83,14 +81,14 @@ impl Packet for Frame {
         &mut self,
         at: usize,
         addr_delta: u16,
-        port_delta: u16,
+        port_delta: Sum,
         optional: bool,
     ) -> bool {
         let Some(old) = self.load::<[u8; 2]>(at) else { return false };
         if optional && old == [0, 0] {
             return true;
         }
-        let new = checksum::apply(u16::from_ne_bytes(old), Sum(u32::from(addr_delta)).add16(port_delta));
+        let new = checksum::apply(u16::from_ne_bytes(old), Sum(port_delta.0 + u32::from(addr_delta)));
         self.store(at, if optional && new == 0 { 0xffff } else { new }.to_ne_bytes())
     }
 }

@@ -8,6 +8,7 @@ mod life;
 mod tables;
 mod wire;
 
+mod books;
 mod checksums;
 mod fuzz;
 mod ports;

@@ -3,11 +3,15 @@
 use std::collections::HashSet;
 
 use vpnat_common::addr::Port;
+use vpnat_common::engine::Clock;
+use vpnat_common::engine::flows::{self, When};
+use vpnat_common::layout::event::Cause;
 use vpnat_common::layout::outcome::Outcome;
+use vpnat_common::ports::{CHANCE, FAILURES};
 
 use crate::life::{Path, pod, server};
 use crate::tables::World;
-use crate::wire::{source, udp};
+use crate::wire::{destination, source, udp};
 
 fn open(world: &mut World, number: u32, remote_port: u16) -> Option<u16> {
     let from = (pod((number / 60000) as u8 + 1), 1024 + (number % 60000) as u16);
@@ -62,21 +66,124 @@ fn rfc6888_req13_the_whole_range_is_used() {
     }
 }
 
-/// What a refusal costs once the range is full does not depend on its size.
+/// With ports at rest, too: held ones and used ones together are all of the range before anybody is refused.
+#[test]
+fn rfc6888_req13_rfc6888_req8_held_ports_are_no_gaps() {
+    for held in [1000, 32_000, 60_000] {
+        let mut world = World::new();
+        let mut ports = HashSet::new();
+        for number in 0..held {
+            assert!(ports.insert(open(&mut world, number, 53).expect("the range is empty")));
+        }
+        // Ended, and at rest for `port_hold` (120 s).
+        world.now += 310;
+        let (mut refused, mut made) = (0, 0);
+        for number in 70_000..70_000 + 64_512 {
+            match open(&mut world, number, 53) {
+                Some(port) => {
+                    assert!(ports.insert(port), "{port} is held");
+                    made += 1;
+                }
+                None => {
+                    assert!(ports.len() > 64_512 * 95 / 100, "refused after {held} + {made}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(ports.len() > 64_512 * 999 / 1000, "{held} held: {} ports, {refused} refused", ports.len());
+        // The rest is over: their ports serve again. Where no sweep has made room yet, the few searches of a second find one
+        // of many, two looks at a time.
+        world.now += 120;
+        if held < 32_000 {
+            continue;
+        }
+        let found = (200_000..200_064).find_map(|number| open(&mut world, number, 53));
+        assert!(found.is_some_and(|port| ports.contains(&port)), "{held} held: {found:?}");
+    }
+}
+
+/// 70,000 flows by one address, over two remote ports: all are made, and each answer comes back to its own pod. To one remote
+/// port the last thousands are refused, and nobody loses a port by it.
+#[test]
+fn row_8_11_more_flows_than_ports_over_two_remote_ports() {
+    let from = |number: u32| (pod((number / 60000) as u8 + 1), 1024 + (number % 60000) as u16);
+    for ends in [2u32, 1] {
+        let mut world = World::new();
+        let mut made = Vec::new();
+        let mut refused = 0;
+        for number in 0..70_000u32 {
+            let remote = (server(10), 443 + (number % ends) as u16);
+            let (outcome, found) = world.out(Path::Tc, &udp(from(number), remote, b""));
+            match outcome {
+                Outcome::Outbound => made.push((number, remote, source(&found))),
+                other => {
+                    assert_eq!(other, Outcome::PortsExhausted);
+                    assert!(made.len() > 64_512 * 99 / 100, "refused after {} flows", made.len());
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(made.len() + refused, 70_000);
+        let expected = if ends == 2 { 70_000..=70_000 } else { 64_400..=64_512 };
+        assert!(expected.contains(&made.len()), "{} flows over {ends} ends", made.len());
+        let tuples: HashSet<_> = made.iter().map(|(_, remote, public)| (*remote, *public)).collect();
+        assert_eq!(tuples.len(), made.len(), "no tuple twice");
+        for (number, remote, public) in made {
+            let (outcome, found) = world.back(Path::Tc, &udp(remote, public, b"answer"));
+            assert_eq!((outcome, destination(&found)), (Outcome::Inbound, from(number)));
+        }
+    }
+}
+
+/// What a refusal costs once the range is full does not depend on its size, and is bounded for all refusals of a second together.
 #[test]
 fn a_refusal_looks_at_few_ports() {
     let mut world = World::new();
     for number in 0..64_512 {
         open(&mut world, number, 53);
     }
+    // The pool learns of the ports that were taken before it was there.
     for number in 70_000..70_200 {
         open(&mut world, number, 53);
     }
-    let before = world.tries.get();
-    for number in 71_000..71_100 {
-        assert_eq!(open(&mut world, number, 53), None);
+    let tries = |world: &mut World, numbers: std::ops::Range<u32>| {
+        let before = world.tries.get();
+        for number in numbers {
+            assert_eq!(open(world, number, 53), None);
+        }
+        world.tries.get() - before
+    };
+    world.now += 1;
+    let each = "the pod's own port, and two that may have ended";
+    assert_eq!(tries(&mut world, 71_000..71_000 + FAILURES), 3 * FAILURES, "{each}");
+    let many = tries(&mut world, 71_100..73_100);
+    assert!((60..600).contains(&many), "{many} tries of 2,000, of whom one in {CHANCE} looks");
+    world.now += 1;
+    assert_eq!(tries(&mut world, 71_200..71_210), 30, "{each}");
+}
+
+/// However many were refused in the same second: a port that is given back serves the next, and all have their chance again a
+/// second later.
+#[test]
+fn refusals_stand_in_nobodys_way() {
+    let mut world = World::new();
+    (world.policy.port_min, world.policy.port_max) = (Port::new(50000), Port::new(50999));
+    let flood = |world: &mut World| {
+        for number in 20_000..20_500 {
+            assert_eq!(open(world, number, 53), None);
+        }
+    };
+    for number in 0..1000 {
+        assert!(open(&mut world, number, 53).is_some());
     }
-    assert_eq!(world.tries.get() - before, 300, "the pod's own port, and two that may have ended");
+    flood(&mut world);
+    let (key, _) = world.table().into_values().next().expect("a flow");
+    let now = When::Now(Cause::Killed);
+    assert_ne!(flows::reap(&world, &Clock::read(&world), &key, now), 0);
+    assert!(open(&mut world, 30_000, 53).is_some(), "a port was given back");
+    flood(&mut world);
+    world.now += 1000;
+    assert!(open(&mut world, 30_001, 53).is_some(), "all have ended");
 }
 
 /// Without the agent's sweep: what has ended is found by the refused flows themselves.

@@ -184,7 +184,7 @@ impl Play {
 /// RFC 6056 section 2.3, RFC 6191: five times as many connections as there are ports within one TIME-WAIT, none refused
 /// here and none by the server.
 #[test]
-fn rfc6191_ports_are_used_again_at_once() {
+fn rfc6191_row_8_5_ports_are_used_again_at_once() {
     for (ending, timestamps) in [(Ending::Client, true), (Ending::Server, true), (Ending::Client, false)] {
         let mut play = Play::new(ending, timestamps);
         play.run(50);

@@ -101,7 +101,7 @@ fn pairs_are_whole(world: &mut World) {
     let table = world.table();
     let entries: HashMap<_, _> = table.values().copied().collect();
     for (own, entry) in &entries {
-        assert_eq!(entry.check, own.check(entry.direction));
+        assert_eq!(entry.check, own.check(entry.direction, entry.new_addr, entry.new_port));
         let new = (entry.new_addr.into(), entry.new_port.number);
         let (source, destination) =
             ((own.src.into(), own.src_port.number), (own.dst.into(), own.dst_port.number));

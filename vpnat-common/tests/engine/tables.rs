@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::ptr::NonNull;
 
+use vpnat_common::account_ref::AccountRef;
 use vpnat_common::addr::{Ip4, Mac, Port};
-use vpnat_common::engine::Decision;
 use vpnat_common::engine::tables::{Refused, Round, Route, RouteQuery, Tables, Way};
+use vpnat_common::engine::{Decision, binding};
 use vpnat_common::flow_ref::FlowRef;
 use vpnat_common::held_ref::{HeldRef, ShareRef};
+use vpnat_common::layout::account::{Account, AccountKey};
 use vpnat_common::layout::clock::{Moment, Settings};
 use vpnat_common::layout::device::{Device, role};
+use vpnat_common::layout::event::{Cause, FlowEvent, Kind, Tally};
 use vpnat_common::layout::flow::{
-    Direction, FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS,
+    Direction, FlowEntry, FlowKey, FragmentEntry, FragmentKey, IDENTIFICATION_COUNTERS, kind,
 };
 use vpnat_common::layout::held::{self, HeldFragment, HeldShare};
 use vpnat_common::layout::outcome::Hook;
@@ -48,7 +51,7 @@ pub struct World {
     /// Entries that were removed while the engine may still look at them, as the kernel keeps them until the
     /// program ends.
     removed: RefCell<Vec<Slot>>,
-    scratch: Slot,
+    scratch: [Slot; 2],
     fragments: RefCell<HashMap<FragmentKey, FragmentEntry>>,
     identifications: RefCell<HashMap<u32, u32>>,
     held: Vec<UnsafeCell<HeldFragment>>,
@@ -60,6 +63,10 @@ pub struct World {
     pools: RefCell<HashMap<PoolKey, Box<UnsafeCell<PortPool>>>>,
     search: Box<UnsafeCell<Search>>,
     sets: RefCell<HashMap<SetKey, Box<UnsafeCell<WorkingSet>>>>,
+    /// What was told of flows.
+    pub events: RefCell<Vec<FlowEvent>>,
+    /// What was counted of them.
+    pub tallies: RefCell<Vec<Tally>>,
     /// Entries that the table takes.
     pub room: usize,
     /// The vendor's policy.
@@ -76,6 +83,9 @@ pub struct World {
     pub neighbours: bool,
     budget: Cell<Budget>,
     ways: RefCell<HashMap<(Ip4, Ip4, u8, u16), Way>>,
+    accounts: RefCell<HashMap<AccountKey, Box<UnsafeCell<Account>>>>,
+    /// Whether another CPU makes every flow a moment before this one does, with the same port.
+    pub lose: Cell<bool>,
 }
 
 impl World {
@@ -86,7 +96,7 @@ impl World {
         Self {
             flows: RefCell::default(),
             removed: RefCell::default(),
-            scratch: Box::new(UnsafeCell::new(FlowEntry::EMPTY)),
+            scratch: [FlowEntry::EMPTY; 2].map(|half| Box::new(UnsafeCell::new(half))),
             fragments: RefCell::default(),
             identifications: RefCell::default(),
             held: (0..held::SLOTS).map(|_| UnsafeCell::default()).collect(),
@@ -96,6 +106,8 @@ impl World {
             pools: RefCell::default(),
             search: Box::default(),
             sets: RefCell::default(),
+            events: RefCell::default(),
+            tallies: RefCell::default(),
             room: 1 << 20,
             policy,
             settings: Settings { ready: 1, ..Settings::default() },
@@ -105,6 +117,8 @@ impl World {
             neighbours: true,
             budget: Cell::default(),
             ways: RefCell::default(),
+            accounts: RefCell::default(),
+            lose: Cell::new(false),
         }
     }
 
@@ -124,6 +138,15 @@ impl World {
         flows.iter_mut().map(|(key, slot)| (format!("{key:?}"), (*key, *slot.get_mut()))).collect()
     }
 
+    /// What the accounts say: flows by source and protocol.
+    pub fn accounts(&mut self) -> BTreeMap<(Ipv4Addr, u8), u32> {
+        let accounts = self.accounts.get_mut();
+        accounts
+            .iter_mut()
+            .map(|(key, account)| ((key.source.into(), key.protocol), account.get_mut().flows))
+            .collect()
+    }
+
     /// The pod behind a public UDP port towards the first server's port 53.
     pub fn owner(&self, port: u16) -> Ipv4Addr {
         let key = key(17, (Ipv4Addr::new(192, 0, 2, 10), 53), (EGRESS, port));
@@ -131,6 +154,23 @@ impl World {
         // SAFETY: one thread uses the entry, by copies only.
         let entry = unsafe { *flows.get(&key).expect("an inbound half").get() };
         Ipv4Addr::from(entry.new_addr.octets)
+    }
+
+    /// What the other CPU counts of the flow that it has made.
+    fn rival_books(&self, key: &FlowKey, entry: &FlowEntry) {
+        if key.kind != kind::FLOW {
+            return;
+        }
+        let account = AccountKey::new(key.src, entry.vendor, key.protocol);
+        self.make_account(&account, entry.created);
+        assert!(self.account(&account).expect("an account").add(0));
+        binding::join(self, key, entry.new_addr);
+    }
+
+    fn told(&self, fill: impl FnOnce(&mut FlowEvent)) {
+        let mut event = FlowEvent::default();
+        fill(&mut event);
+        self.events.borrow_mut().push(event);
     }
 
     fn insert(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Refused> {
@@ -176,12 +216,8 @@ impl Tables for World {
         Some(unsafe { FlowRef::new(entry) })
     }
 
-    fn insert_flow(&self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Refused> {
-        self.insert(key, *entry)
-    }
-
-    fn scratch(&self) -> Option<FlowRef<'_>> {
-        let entry = NonNull::new(self.scratch.get())?;
+    fn scratch(&self, half: Direction) -> Option<FlowRef<'_>> {
+        let entry = NonNull::new(self.scratch[half as usize - 1].get())?;
         // SAFETY: the box lives as long as the world, and one thread uses it, by copies only.
         Some(unsafe { FlowRef::new(entry) })
     }
@@ -192,9 +228,13 @@ impl Tables for World {
         Some(unsafe { SearchRef::new(search) })
     }
 
-    fn insert_scratch(&self, key: &FlowKey) -> Result<(), Refused> {
+    fn insert_scratch(&self, half: Direction, key: &FlowKey) -> Result<(), Refused> {
         // SAFETY: nobody else writes it; the engine uses copies only.
-        self.insert(key, unsafe { *self.scratch.get() })
+        let entry = unsafe { *self.scratch[half as usize - 1].get() };
+        if half == Direction::Outbound && self.lose.get() && self.insert(key, entry).is_ok() {
+            self.rival_books(key, &entry);
+        }
+        self.insert(key, entry)
     }
 
     fn remove_flow(&self, key: &FlowKey) {
@@ -219,6 +259,17 @@ impl Tables for World {
         let set = NonNull::new(set.get())?;
         // SAFETY: the set lies in a box of its own that lives as long as the world; one thread uses it.
         Some(unsafe { SetRef::new(set) })
+    }
+
+    fn account(&self, key: &AccountKey) -> Option<AccountRef<'_>> {
+        let account = NonNull::new(self.accounts.borrow().get(key)?.get())?;
+        // SAFETY: the account lies in a box of its own that lives as long as the world; one thread uses it.
+        Some(unsafe { AccountRef::new(account) })
+    }
+
+    fn make_account(&self, key: &AccountKey, since: Moment) {
+        let empty = Account { flows: 0, since, opened: Budget::default() };
+        self.accounts.borrow_mut().entry(*key).or_insert_with(|| Box::new(UnsafeCell::new(empty)));
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
@@ -309,6 +360,22 @@ impl Tables for World {
     fn count_answer(&self, _: bool) {}
 
     fn count(&self, _: Decision, _: Hook, _: u32) {}
+
+    fn tally(&self, _: u8, tally: Tally) {
+        self.tallies.borrow_mut().push(tally);
+    }
+
+    fn flow_started(&self, key: &FlowKey, entry: &FlowRef<'_>) {
+        self.told(|event| event.fill_started(key, entry));
+    }
+
+    fn flow_ended(&self, key: &FlowKey, entry: &FlowRef<'_>, other: Option<FlowRef<'_>>, cause: Cause) {
+        self.told(|event| event.fill_ended(key, entry, other, cause));
+    }
+
+    fn exhausted(&self, kind: Kind, key: &FlowKey, egress: Ip4, slot: u8) {
+        self.told(|event| event.fill(kind, key, egress, Port::new(0), slot));
+    }
 }
 
 /// The key of a packet of `protocol` from `source` to `destination`.

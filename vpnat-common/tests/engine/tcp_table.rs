@@ -42,12 +42,14 @@ fn way_to(phase: Phase) -> Vec<Event> {
 }
 
 /// State, event, state that follows, and the timer from then on; no timer: it is what it was.
-const TABLE: [(Phase, Event, Phase, Option<u32>); 40] = [
+const TABLE: [(Phase, Event, Phase, Option<u32>); 42] = [
     (Init, Client(SYN, 100, 0), Init, Some(240)),
     (Init, Server(SYN | ACK, 500, 101), Init, Some(240)),
     (Init, Server(SYN, 500, 0), Init, Some(240)),
     (Init, Server(RST | ACK, 0, 101), Init, None),
     (Init, Client(RST, 101, 0), Init, None),
+    (Init, Client(ACK, 101, 501), Init, None),
+    (Init, Server(ACK, 501, 101), Init, None),
     (Established, Client(ACK, 101, 501), Established, Some(7440)),
     (Established, Server(ACK, 501, 101), Established, Some(7440)),
     (Established, CLIENT_FIN, ClientFin, Some(7440)),

@@ -108,6 +108,13 @@ pub fn rewritten(packet: &[u8], side: usize, end: End) -> Vec<u8> {
     finished(packet)
 }
 
+/// The end that a TCP or UDP packet goes to.
+pub fn destination(packet: &[u8]) -> End {
+    let at = header_length(packet);
+    let address: [u8; 4] = packet[16..20].try_into().expect("four bytes");
+    (address.into(), u16::from_be_bytes([packet[at + 2], packet[at + 3]]))
+}
+
 /// Source address, and source port or identifier.
 pub fn source(packet: &[u8]) -> End {
     let at = header_length(packet) + if packet[9] == ICMP { 4 } else { 0 };

@@ -97,8 +97,6 @@ pub fn cargo(
         // Empty rather than absent: this also overrules wrappers set in a configuration file.
         .env("RUSTC_WRAPPER", "")
         .env("RUSTC_WORKSPACE_WRAPPER", "")
-        // As the profile says, for the stack's sake: automatic builds often set it to 0.
-        .env("CARGO_INCREMENTAL", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(toolchain, lints))
         .env("LD_LIBRARY_PATH", library_path(toolchain, target_dir)?)
         .args([verb, "--package", PACKAGE, "--profile", "bpf", "--target", toolchain.target.triple()])

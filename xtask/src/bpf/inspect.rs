@@ -3,7 +3,11 @@
 //! What is looked for has been met, and none of it shows as an error where it is made: a panic
 //! left in ends as a verifier message about the last instruction; a function outside `.text` is
 //! called at the wrong address, because the loader finds functions by address without regard to
-//! their section; and without BTF the maps lose their field names and the loader its relocations.
+//! their section; without BTF, or with some that the kernel refuses, the maps lose their field names and the loader its
+//! relocations; and a chain of calls that takes too much of the stack is refused by the verifier of some kernels only.
+
+mod btf;
+pub mod stack;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -33,6 +37,8 @@ pub struct Program {
     pub section: String,
     /// Its length, without the functions that it calls.
     pub instructions: u64,
+    /// What it takes of the stack with everything that it calls.
+    pub stack: stack::Depth,
 }
 
 /// Something that must not be in an object, or must be and is not.
@@ -51,6 +57,18 @@ pub enum Fault {
         symbol: String,
         /// Where it lies.
         section: String,
+    },
+    /// A chain of calls takes more of the stack than there is.
+    StackTooDeep {
+        /// The program.
+        program: String,
+        /// Its deepest chain.
+        depth: stack::Depth,
+    },
+    /// An argument without a name, for which the kernel refuses the BTF of the whole object.
+    UnnamedArgument {
+        /// The function, mangled.
+        symbol: String,
     },
     /// A section is missing.
     NoSection(&'static str),
@@ -76,6 +94,16 @@ impl fmt::Display for Fault {
                 f,
                 "function `{symbol}` is in section `{section}`, where the loader would miscall it: \
                  remove `#[cold]` or `#[link_section]` from it or from what it was made of"
+            ),
+            Self::StackTooDeep { program, depth } => write!(
+                f,
+                "program `{program}` takes {depth}\n  Make steps of the chain follow each other, or keep what they \
+                 work on in a per-CPU map"
+            ),
+            Self::UnnamedArgument { symbol } => write!(
+                f,
+                "function `{symbol}` has an argument without a name, for which the kernel refuses the type information of the whole \
+                 object: a closure that serves two programs is such a function, give each its own"
             ),
             Self::NoSection(name) => write!(
                 f,
@@ -119,6 +147,11 @@ pub fn inspect(data: &[u8]) -> Result<Summary> {
             faults.push(Fault::NoSection(name));
         }
     }
+    if let Some(section) = file.section_by_name(".BTF") {
+        let unnamed = btf::unnamed_arguments(section.data()?)?;
+        faults.extend(unnamed.into_iter().map(|symbol| Fault::UnnamedArgument { symbol }));
+    }
+    let mut depths = stack::depths(&file, &functions);
     let programs: Vec<_> = functions
         .iter()
         .filter(|f| f.is_program())
@@ -126,8 +159,14 @@ pub fn inspect(data: &[u8]) -> Result<Summary> {
             name: f.name.clone(),
             section: f.section.clone(),
             instructions: f.size / INSTRUCTION,
+            stack: depths.remove(&f.name).unwrap_or_default(),
         })
         .collect();
+    faults.extend(
+        programs.iter().filter(|program| program.stack.bytes > stack::LIMIT).map(|program| {
+            Fault::StackTooDeep { program: program.name.clone(), depth: program.stack.clone() }
+        }),
+    );
     if programs.is_empty() {
         faults.push(Fault::NoProgram);
     }

@@ -30,6 +30,9 @@ const PLACES: &[Place] = &[
     place("README.md", "usr/share/doc/vpnat/README.md"),
     place("CHANGELOG.md", "usr/share/doc/vpnat/CHANGELOG.md"),
     place("vpnat-agent/vpnat.example.toml", "usr/share/doc/vpnat/vpnat.example.toml"),
+    place("packaging/prometheus/vpnat-alerts.yml", "usr/share/vpnat/prometheus/vpnat-alerts.yml"),
+    place("packaging/prometheus/prometheus.example.yml", "usr/share/vpnat/prometheus/prometheus.example.yml"),
+    place("packaging/grafana/vpnat.json", "usr/share/vpnat/grafana/vpnat.json"),
 ];
 
 /// Where the manual's files go, by their ending.

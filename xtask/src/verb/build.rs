@@ -16,6 +16,9 @@ pub struct Args {
     /// Build the agent without optimisation (the BPF programs are always optimised)
     #[arg(long)]
     debug: bool,
+    /// Print each program's deepest chain of calls, with the frame of each function
+    #[arg(long)]
+    stack: bool,
 }
 
 /// Runs the verb.
@@ -27,7 +30,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     println!("BPF object  {} ({} KiB)", path.display(), summary.bytes.div_ceil(1024));
     for program in &summary.programs {
         let (section, name) = (&program.section, &program.name);
-        println!("  {section:<16} {name:<24} {:>6} instructions", program.instructions);
+        let (instructions, stack) = (program.instructions, program.stack.bytes);
+        println!("  {section:<16} {name:<28} {instructions:>6} instructions, {stack:>4} bytes of stack");
+        if args.stack {
+            println!("{}", program.stack);
+        }
     }
     let profile = if args.debug { "debug" } else { "release" };
     println!("agent       {}", run::target_dir().join(profile).join("vpnat").display());

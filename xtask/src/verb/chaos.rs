@@ -36,13 +36,26 @@ const fn part(target: &'static str, name: &'static str) -> Part {
 
 const PARTS: &[Part] = &[
     part("bpf", "fuzz::packets_of_any_shape"),
+    part("bpf", "spoiled::"),
     part("lab", "killed::at_random_moments_tc"),
+    part("lab", "killed::at_random_moments_xdp"),
+    part("lab", "steps::at_any_step_of_the_first_start_tc"),
+    part("lab", "steps::at_any_step_of_the_first_start_xdp"),
+    part("lab", "steps::at_any_step_of_a_reload_tc"),
+    part("lab", "steps::at_any_step_of_a_reload_xdp"),
+    part("lab", "ten_thousand::"),
     part("lab", "leaks::"),
-    part("lab", "pressure::a_flood_of_syns_from_one_pod"),
+    part("lab", "reload::every_kind_of_packet_during_reloads"),
+    part("lab", "reload::a_prefix_comes_while_its_traffic_flows"),
+    part("lab", "guard::every_kind_of_packet_stops_at_the_guard"),
+    part("lab", "pressure::a_flood_of_syns"),
 ];
 
-/// How long a part without an end of its own goes on.
-const SECONDS_PER_PART: u64 = 60;
+/// How long a part without an end of its own goes on, seconds: so that each has a turn in the time there is, but for those that
+/// take what they take.
+fn seconds_per_part(minutes: u64) -> u64 {
+    (minutes * 60 / PARTS.len() as u64).clamp(10, 60)
+}
 
 /// What all parts came to.
 #[derive(Default)]
@@ -56,10 +69,12 @@ struct Report {
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Scope::Build, Scope::Lab])?;
     build::agent(false)?;
+    build::next_agent()?;
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
     let seed = args.seed.unwrap_or(clock.as_secs());
     println!("chaos: seed {seed}, {} minutes", args.minutes);
     let (start, time) = (Instant::now(), Duration::from_secs(args.minutes * 60));
+    let seconds = seconds_per_part(args.minutes);
     let mut report = Report::default();
     // Every part has a turn before any has another; the seed says in which order.
     for turn in 0.. {
@@ -72,11 +87,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             if start.elapsed() >= time && turn > 0 {
                 break;
             }
-            report.add(part, mixed(seed.wrapping_add(turn * 1000 + index as u64)))?;
+            report.add(part, mixed(seed.wrapping_add(turn * 1000 + index as u64)), seconds)?;
         }
     }
     println!("{}", report.text(seed, start.elapsed()));
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a part is told, in the environment.
+fn orders(seed: u64, seconds: u64) -> [(&'static str, String); 4] {
+    [
+        ("VPNAT_FUZZ_SEED", seed.to_string()),
+        ("VPNAT_FUZZ_SECONDS", seconds.to_string()),
+        ("VPNAT_CHAOS_SEED", seed.to_string()),
+        ("VPNAT_CHAOS_SECONDS", seconds.to_string()),
+    ]
 }
 
 /// A number that looks nothing like its neighbours' (the finalizer of SplitMix64).
@@ -87,17 +112,15 @@ fn mixed(mut value: u64) -> u64 {
 }
 
 impl Report {
-    fn add(&mut self, part: &Part, seed: u64) -> Result<()> {
+    fn add(&mut self, part: &Part, seed: u64, seconds: u64) -> Result<()> {
         println!("== {} (seed {seed})", part.name);
         let mut command = run::cargo_with_bpf(&["test", "--release", "--package", "tests"]);
         command.args(["--test", part.target]);
         run_as_root(&mut command)?;
         command
             .env("VPNAT_BIN", run::agent_binary())
-            .env("VPNAT_FUZZ_SEED", seed.to_string())
-            .env("VPNAT_FUZZ_SECONDS", SECONDS_PER_PART.to_string())
-            .env("VPNAT_CHAOS_SEED", seed.to_string())
-            .env("VPNAT_CHAOS_SECONDS", SECONDS_PER_PART.to_string())
+            .env("VPNAT_NEXT_BIN", build::next_agent_binary())
+            .envs(orders(seed, seconds))
             .args(["--", part.name, "--nocapture", "--test-threads=1"]);
         let output = output(&mut command)?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -106,7 +129,9 @@ impl Report {
         text.lines().for_each(|line| self.line(line));
         // A part that ran no test has shown nothing.
         if !output.status.success() || self.tests.ran() == before {
-            self.failed.push(format!("{} with seed {seed}", part.name));
+            let orders: String =
+                orders(seed, seconds).map(|(name, value)| format!("{name}={value} ")).concat();
+            self.failed.push(format!("{orders}cargo xtask test --tier {} -- {}", part.target, part.name));
         }
         Ok(())
     }
@@ -126,7 +151,7 @@ impl Report {
     fn text(&self, seed: u64, took: Duration) -> String {
         let mut text = format!("chaos: seed {seed}, {:.1} minutes\n", took.as_secs_f64() / 60.0);
         for (name, sum) in &self.sums {
-            let _ = writeln!(text, "  {:<20} {sum:>12}", name.replace('-', " "));
+            let _ = writeln!(text, "  {:<24} {sum:>12}", name.replace('-', " "));
         }
         for failed in &self.failed {
             let _ = writeln!(text, "  FAILED: {failed}");

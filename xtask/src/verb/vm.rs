@@ -10,6 +10,7 @@ use super::setup::{self, Scope};
 use crate::apt::{self, Apt};
 use crate::needs::{self, Need};
 use crate::run;
+use crate::vm::emulator::Emulator;
 use crate::vm::report::{self, Row};
 use crate::vm::series::{self, Series};
 use crate::vm::tier::{self, Tier};
@@ -21,7 +22,7 @@ pub struct Args {
     /// Series of kernels, such as 6.1 (may be given several times)
     #[arg(long, required_unless_present = "all")]
     kernel: Vec<Series>,
-    /// The kernels 6.1, 6.12 and 6.18
+    /// The kernels 6.1, 6.12 and 6.18, and 5.10, which has to be refused
     #[arg(long)]
     all: bool,
     /// Run this tier only (may be given several times)
@@ -41,13 +42,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     ensure()?;
     let cache = run::target_dir().join("vm");
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let emulator = Emulator::get(&cache)?;
     let tiers: Vec<_> =
         tier::ALL.into_iter().filter(|tier| args.tier.is_empty() || args.tier.contains(tier)).collect();
-    let brought = vm::build(&tiers)?;
+    // A kernel that is too old runs one test of the lab, whatever the tier.
+    let mut needed = tiers.clone();
+    if args.kernels().iter().any(|kernel| *kernel < series::OLDEST) && !needed.contains(&Tier::Lab) {
+        needed.push(Tier::Lab);
+    }
+    let brought = vm::build(&needed)?;
 
     let mut rows = Vec::new();
     for series in args.kernels() {
-        match vm::run(series, &tiers, &args.filter, &brought, &cache) {
+        match vm::run(&emulator, series, &tiers, &args.filter, &brought, &cache) {
             Ok(more) => rows.extend(more),
             Err(error) => {
                 eprintln!("error: {series}: {error:#}");

@@ -19,9 +19,8 @@ const fn need(what: &'static str, package: &'static str, purpose: &'static str) 
     Need { what, package, purpose }
 }
 
-/// What has to be on this machine for the guest's sake and QEMU's, beyond what the lab needs.
+/// What has to be on this machine for the guest's sake, beyond what the lab needs.
 pub const NEEDS: &[Need] = &[
-    need("qemu-system-x86_64", "qemu-system-x86", "running other kernels"),
     need("/bin/busybox", "busybox-static", "the guest's basic tools"),
     need("dash", "dash", "the guest's shell"),
     need("tc", "iproute2", "traffic control in the guest"),
@@ -83,6 +82,7 @@ const MODULES: &[&str] = &[
     "aesni_intel",
     "echainiv",
     "seqiv",
+    "ipip",
     // Sockets.
     "inet_diag",
     "tcp_diag",
@@ -97,8 +97,8 @@ pub struct Brought {
     pub file: PathBuf,
 }
 
-/// Builds the archive.
-pub fn build(kernel: &Kernel, brought: &[Brought]) -> Result<Vec<u8>> {
+/// Builds the archive. `scripts` are names and texts, which go beside what is brought along.
+pub fn build(kernel: &Kernel, brought: &[Brought], scripts: &[(String, String)]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64"] {
         archive.folder(folder);
@@ -118,6 +118,9 @@ pub fn build(kernel: &Kernel, brought: &[Brought]) -> Result<Vec<u8>> {
     for value in [SUCCESS, FAILURE] {
         let path = format!("{}/{}", guest::DIR, guest::exit_program(value));
         archive.program(&path, &status::program(value));
+    }
+    for (name, text) in scripts {
+        archive.file(&format!("{}/{name}", guest::DIR), text.as_bytes());
     }
     for Brought { name, file } in brought {
         archive.program(&format!("{}/{name}", guest::DIR), &read(file)?);

@@ -1,5 +1,6 @@
 //! What guests run: the agent and the tests, linked statically so that they need nothing of the guest.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -8,16 +9,23 @@ use xtask::bpf::{self, Target};
 use xtask::workspace_root;
 
 use super::image::Brought;
+use super::lab_core;
 use super::tier::Tier;
 use crate::run;
 
 /// Guests are of this kind only.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Cargo's profile for what runs on the guest's processor, which is emulated and built for in a hurry; the BPF programs
+/// have their own in every build.
+const PROFILE: &str = "guest";
+
 /// Names of the programs in the guest.
 pub const OBJECT: &str = "vpnat-ebpf.o";
 /// The agent.
 pub const AGENT: &str = "vpnat";
+/// An agent of another layout, for the tests of taking flows over.
+pub const NEXT_AGENT: &str = "vpnat-next";
 /// The tests of single packets.
 pub const BPF: &str = "bpf";
 /// The tests of whole paths.
@@ -30,7 +38,11 @@ pub fn build(tiers: &[Tier]) -> Result<Vec<Brought>> {
         match tier {
             Tier::Load => brought.push(object()?),
             Tier::Bpf => brought.push(test(BPF)?),
-            Tier::Lab => brought.extend([agent()?, test(LAB)?]),
+            Tier::Lab => brought.extend([
+                agent(AGENT, &[])?,
+                agent(NEXT_AGENT, &["--features", "layout-next"])?,
+                lab()?,
+            ]),
         }
     }
     Ok(brought)
@@ -42,12 +54,30 @@ fn object() -> Result<Brought> {
     Ok(Brought { name: OBJECT, file: object.path })
 }
 
-fn agent() -> Result<Brought> {
-    cargo(&["build", "--release", "--package", "vpnat-agent", "--bin", AGENT], AGENT)
+/// The agent, moved away from where cargo would put another one.
+fn agent(name: &'static str, features: &[&str]) -> Result<Brought> {
+    let args = ["build", "--profile", PROFILE, "--package", "vpnat-agent", "--bin", AGENT];
+    let built = cargo(&[&args[..], features].concat(), AGENT)?;
+    let file = run::target_dir().join("vm").join(name);
+    fs::copy(&built.file, &file).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(Brought { name, file })
+}
+
+/// The tests of the lab. Each that the core names has to be there: a name that matches nothing would run nothing.
+fn lab() -> Result<Brought> {
+    let lab = test(LAB)?;
+    let listed =
+        run::output(&lab.file.to_string_lossy(), &["--list"]).context("the lab does not list its tests")?;
+    let there: Vec<_> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let gone: Vec<_> = lab_core::names().into_iter().filter(|name| !there.contains(&name.as_str())).collect();
+    if !gone.is_empty() {
+        bail!("the core of the lab names tests that there are not: {}", gone.join(", "));
+    }
+    Ok(lab)
 }
 
 fn test(name: &'static str) -> Result<Brought> {
-    cargo(&["test", "--no-run", "--release", "--package", "tests", "--test", name], name)
+    cargo(&["test", "--no-run", "--profile", PROFILE, "--package", "tests", "--test", name], name)
 }
 
 fn cargo(args: &[&str], name: &'static str) -> Result<Brought> {

@@ -10,11 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::emulator::Emulator;
 use super::guest::Message;
 use super::status::{Ending, PORT};
-use crate::run::output;
-
-const QEMU: &str = "qemu-system-x86_64";
 
 /// How long a guest may take to say that it is up.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -27,6 +25,8 @@ const BOOTS: u32 = 2;
 
 /// What a guest is started with.
 pub struct Machine<'a> {
+    /// What it runs in.
+    pub emulator: &'a Emulator,
     /// The kernel.
     pub kernel: &'a Path,
     /// The archive with the root file system.
@@ -69,7 +69,7 @@ impl Machine<'_> {
         let mut log =
             File::create(self.log).with_context(|| format!("cannot write {}", self.log.display()))?;
         let start = Instant::now();
-        let mut qemu = Guard(self.command().spawn().with_context(|| format!("cannot run {QEMU}"))?);
+        let mut qemu = Guard(self.command().spawn().context("cannot run QEMU")?);
         let console = lines_of(&mut qemu.0);
         let (mut lines, mut up) = (Vec::new(), None);
         let mut late = false;
@@ -102,9 +102,18 @@ impl Machine<'_> {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(QEMU);
+        let mut command = self.emulator.command();
         command
-            .args(["-accel", "tcg,thread=multi", "-smp", processors(), "-cpu", "max", "-m", "512"])
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-smp",
+                self.emulator.processors(),
+                "-cpu",
+                "max",
+                "-m",
+                "1024",
+            ])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
             .args(["-device", &format!("isa-debug-exit,iobase={PORT:#x},iosize=0x04")])
             .arg("-kernel")
@@ -116,16 +125,6 @@ impl Machine<'_> {
             .stdout(Stdio::piped());
         command
     }
-}
-
-/// QEMU before version 10 lets guests with several processors die while they patch their own code.
-fn processors() -> &'static str {
-    let version = output(QEMU, &["--version"]).unwrap_or_default();
-    if major(&version).is_some_and(|major| major >= 10) { "2" } else { "1" }
-}
-
-fn major(version: &str) -> Option<u32> {
-    version.split_once("version ")?.1.split('.').next()?.parse().ok()
 }
 
 fn lines_of(qemu: &mut Child) -> Receiver<String> {
@@ -164,17 +163,5 @@ impl Drop for Guard {
         // Fails if it has ended, and then there is nothing to do.
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_read() {
-        assert_eq!(major("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright"), Some(7));
-        assert_eq!(major("QEMU emulator version 10.0.2"), Some(10));
-        assert_eq!(major(""), None);
     }
 }

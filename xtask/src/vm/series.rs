@@ -12,9 +12,12 @@ pub struct Series {
     pub minor: u32,
 }
 
-/// What `--all` stands for: the oldest that vpnat supports, the next long-term one (the first with TCX), and
-/// a recent one.
-pub const ALL: [Series; 3] = [new(6, 1), new(6, 12), new(6, 18)];
+/// The oldest that vpnat supports. On older ones, it is only tried that they are refused.
+pub const OLDEST: Series = new(6, 1);
+
+/// What `--all` stands for: one that is too old, the oldest that vpnat supports, the next long-term one (the first
+/// with TCX), and a recent one.
+pub const ALL: [Series; 4] = [new(5, 10), OLDEST, new(6, 12), new(6, 18)];
 
 const fn new(major: u32, minor: u32) -> Series {
     Series { major, minor }
@@ -24,6 +27,7 @@ impl Series {
     /// The suite of Debian to look in where the machine's own does not have it.
     pub fn suite(self) -> &'static str {
         match (self.major, self.minor) {
+            (5, 10) => "bullseye",
             (6, 1) => "bookworm",
             (6, 12) => "trixie",
             _ => "trixie-backports",

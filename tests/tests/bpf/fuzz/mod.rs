@@ -12,11 +12,12 @@
 mod headers;
 mod make;
 mod place;
-mod random;
+pub mod random;
 mod rules;
 mod shadow;
 mod sys;
 mod tally;
+mod turned;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -190,7 +191,9 @@ impl Fuzzer {
                     self.tally.saw(place.hook, end, frame.len() - place.link);
                     if let Ended::Translated(course) = end {
                         self.translated += 1;
-                        maker.keep(course, &frame[place.link..], &output[place.link..]);
+                        // A redirect to a neighbour may have put room for a link layer's header in front.
+                        let ip = frame.len() - place.link;
+                        maker.keep(course, &frame[place.link..], &output[output.len() - ip..]);
                     }
                 }
                 Err(why) => {

@@ -64,6 +64,11 @@ impl Place {
         self.hook == Hook::Xdp
     }
 
+    /// Whether packets leave here.
+    pub fn is_egress(&self) -> bool {
+        matches!(self.hook, Hook::TcEgress | Hook::TcGuard)
+    }
+
     /// Whether pods' packets are what is mostly seen here.
     pub fn may_be_outbound(&self) -> bool {
         self.inside || matches!(self.hook, Hook::TcEgress | Hook::TcGuard)
@@ -71,7 +76,11 @@ impl Place {
 
     /// Whether what is translated here is sent on past the stack.
     pub fn may_send(&self, conditions: &Conditions) -> bool {
-        self.is_xdp() || self.hook == Hook::TcIngress && self.link != 0 && conditions.redirect
+        self.is_xdp()
+            || self.hook == Hook::TcIngress
+                && self.link != 0
+                && !self.program.ends_with("_xfrm")
+                && conditions.redirect
     }
 
     /// Every program on every device where the agent may put it, and some where it does not.
@@ -89,14 +98,16 @@ impl Place {
         };
         let (inside, outside, other) = (site.inside, site.outside, (site.other, [2, 0, 0, 0, 0, 1]));
         if site.one_arm() {
-            for program in ["xdp_both", "xdp_both", "ingress_both_l2", "ingress_both_l2", "ingress_both_l3"] {
+            let twice = ["xdp_both", "ingress_both_l2"];
+            for program in twice.into_iter().chain(twice).chain(["ingress_both_l3", "ingress_both_xfrm"]) {
                 add(program, (true, true), inside, inside.0);
             }
         } else {
-            for program in ["xdp_inside", "ingress_inside_l2", "ingress_inside_l3"] {
+            for program in ["xdp_inside", "ingress_inside_l2", "ingress_inside_l3", "ingress_inside_xfrm"] {
                 add(program, (true, false), inside, inside.0);
             }
-            for program in ["xdp_outside", "ingress_outside_l2", "ingress_outside_l3"] {
+            for program in ["xdp_outside", "ingress_outside_l2", "ingress_outside_l3", "ingress_outside_xfrm"]
+            {
                 add(program, (false, true), outside, outside.0);
             }
         }
@@ -106,8 +117,11 @@ impl Place {
             }
         }
         for program in ["egress_guard_l2", "egress_guard_l3"] {
-            add(program, (false, false), other, inside.0);
+            for came_by in [inside.0, 0] {
+                add(program, (false, false), other, came_by);
+            }
         }
+        add("egress_loopback_l2", (false, false), (1, [0; 6]), 0);
         all
     }
 
@@ -131,6 +145,11 @@ impl Place {
                 _ => 0x0800,
             };
             frame.extend(kind.to_be_bytes());
+            if kind == 0x8100 {
+                // Before what is, mostly, an IPv4 packet.
+                frame.extend([0, random.below(4) as u8]);
+                frame.extend(if random.below(8) == 0 { [0x81, 0, 0, 0, 8, 0].as_slice() } else { &[8, 0] });
+            }
         }
         frame.extend_from_slice(ip);
         // A test run wants a link layer's header, and an IP header behind what it takes for one.

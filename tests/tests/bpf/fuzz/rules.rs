@@ -27,6 +27,13 @@ pub struct Ran<'a> {
     pub gso_size: u32,
 }
 
+impl Ran<'_> {
+    /// Whether a total length of 0 stands for that of the buffer (BIG TCP); of any other packet it is malformed.
+    pub fn is_big(&self) -> bool {
+        self.gso_size != 0
+    }
+}
+
 /// How a packet ended, as far as its bytes and the verdict tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
@@ -67,8 +74,21 @@ fn egress_for(address: Ipv4Addr) -> Option<Ipv4Addr> {
     (within(address, PREFIX_A) && !within(address, EXEMPT)).then_some(EGRESS_A)
 }
 
-fn is_egress(address: Ipv4Addr) -> bool {
+pub(super) fn is_egress(address: Ipv4Addr) -> bool {
     address == EGRESS_A || address == EGRESS_B
+}
+
+/// The IPv4 packet that the next host finds in a frame: behind VLAN tags, or without any link layer's header.
+fn for_the_next_host<'p>(place: &Place, frame: &'p [u8]) -> Option<&'p [u8]> {
+    if place.link == 0 {
+        return (frame[0] >> 4 == 4).then_some(frame);
+    }
+    let mut at = place.link - 2;
+    while matches!(frame.get(at..at + 2)?, [0x81, 0x00] | [0x88, 0xa8] | [0x91, 0x00]) {
+        at += 4;
+    }
+    let packet = frame.get(at + 2..)?;
+    (frame[at..at + 2] == [8, 0] && packet.len() >= 20).then_some(packet)
 }
 
 /// Fails with a message made like `format!`'s, unless the condition holds.
@@ -83,15 +103,15 @@ macro_rules! hold {
 /// Parts of a packet that a translation may change; offsets from the IP header. Whoever teaches the datapath to
 /// change another field adds it here, with the rule for its new value.
 #[derive(Default)]
-struct Allowed(Vec<Range<usize>>);
+pub(super) struct Allowed(Vec<Range<usize>>);
 
 impl Allowed {
-    fn add(&mut self, at: usize, length: usize) {
+    pub(super) fn add(&mut self, at: usize, length: usize) {
         self.0.push(at..at + length);
     }
 
     /// The first byte that differs and may not.
-    fn broken(&self, old: &[u8], new: &[u8]) -> Option<usize> {
+    pub(super) fn broken(&self, old: &[u8], new: &[u8]) -> Option<usize> {
         (0..old.len()).find(|at| old[*at] != new[*at] && !self.0.iter().any(|range| range.contains(at)))
     }
 }
@@ -109,6 +129,9 @@ impl Rules<'_> {
         };
         if dropped {
             return Ok(if same { Ended::Dropped } else { Ended::Unfinished });
+        }
+        if (sent || !same) && self.is_own_error(ran) {
+            return self.turned(ran, sent).map(|()| Ended::Translated(Course::Back));
         }
         hold!(ran.input.len() == ran.output.len(), "{} bytes became {}", ran.input.len(), ran.output.len());
         if ran.place.is_xdp() && !sent {
@@ -138,7 +161,7 @@ impl Rules<'_> {
     /// The instance's own packets, and what claims to be from an egress address, may keep their names.
     fn is_translated_to_itself(&self, ran: &Ran<'_>) -> bool {
         let ip = &ran.input[ran.place.link..];
-        let Some(header) = Header::read(ip, true) else { return false };
+        let Some(header) = Header::read(ip, ran.is_big()) else { return false };
         if ran.place.hook != Hook::TcEgress || !ran.place.is_ipv4(ran.input) || self.bears_our_mark(ran) {
             return false;
         }
@@ -150,10 +173,15 @@ impl Rules<'_> {
     fn may_pass(&self, ran: &Ran<'_>) -> Result<(), String> {
         let place = ran.place;
         if place.is_xdp() || !place.is_ipv4(ran.input) {
+            if let (Hook::TcEgress | Hook::TcGuard, Some(ip)) =
+                (place.hook, for_the_next_host(place, ran.input))
+            {
+                hold!(egress_for(address(ip, 16)).is_none(), "a packet to a vendor leaves as something else");
+            }
             return Ok(());
         }
         let ip = &ran.input[place.link..];
-        let header = Header::read(ip, true);
+        let header = Header::read(ip, ran.is_big());
         match place.hook {
             Hook::Xdp => {}
             Hook::TcEgress => {
@@ -163,6 +191,8 @@ impl Rules<'_> {
                 let believed = self.bears_our_mark(ran) && header.is_some() && is_egress(source);
                 hold!(believed, "{source} leaves for a vendor that shall see {egress}");
             }
+            // Nothing leaves there.
+            Hook::TcGuard if place.program == "egress_loopback_l2" => {}
             Hook::TcGuard => {
                 hold!(egress_for(address(ip, 16)).is_none(), "a packet to a vendor passes the guard");
             }
@@ -195,7 +225,7 @@ impl Rules<'_> {
         let place = ran.place;
         hold!(place.is_ipv4(ran.input), "translated, and is not IPv4");
         let (old, new) = (&ran.input[place.link..], &ran.output[place.link..]);
-        let Some(header) = Header::read(old, !place.is_xdp()) else {
+        let Some(header) = Header::read(old, ran.is_big()) else {
             return Err("translated, with a bad IP header".into());
         };
         let outbound = match place.hook {
@@ -323,7 +353,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    fn owner_of_quote(
+    pub(super) fn owner_of_quote(
         &mut self,
         old: &[u8],
         new: &[u8],
@@ -414,7 +444,7 @@ impl Rules<'_> {
 }
 
 /// What may change in an ICMP error, and that its three checksums follow.
-fn quote(
+pub(super) fn quote(
     allowed: &mut Allowed,
     old: &[u8],
     new: &[u8],

@@ -45,7 +45,7 @@ fn rfc3022_2_2_sessions_end_with_their_egress_address() {
         for protocol in [UDP, ICMP] {
             case.restart();
             let flow = Flow::open(case, protocol, POD_END, SERVER_END);
-            case.change_policy(A, |policy| policy.egress[0] = EGRESS_B.into());
+            case.move_egress(A, EGRESS_B);
             case.wait(vpnat_common::engine::STAMP_SECONDS);
             let packet = flow.question();
             case.out(&packet).leaves_as(A, &model::source(&packet, (EGRESS_B, 40000)));

@@ -98,6 +98,8 @@ const TABLE: &[(State, Event, State, Timer)] = &[
     (Init, (Client, SYN, (100, 0)), Init, Anew),
     (Init, (Server, RST | ACK, (0, 101)), Init, Kept),
     (Init, (Client, RST, (101, 0)), Init, Kept),
+    (Init, (Client, ACK, (101, 501)), Init, Kept),
+    (Init, (Server, ACK, (501, 101)), Init, Kept),
     (Established, (Client, ACK, (101, 501)), Established, Anew),
     (Established, (Server, ACK, (501, 101)), Established, Anew),
     (Established, CLIENT_FIN, ClientFin, Anew),
@@ -237,6 +239,32 @@ fn rfc7857_2_row_11_12_row_11_13_row_11_21_edges_of_the_half_closed() {
 #[test]
 fn rfc7857_2_row_11_14_row_11_15_row_11_16_row_11_19_edges_of_the_closed() {
     edges(|from, _, _| matches!(from, BothFin | Trans));
+}
+
+/// Only the receiver's own segments move its window: whatever is forged in the vendor's name makes no reset of the vendor's
+/// believed, and the next true segment undoes it.
+#[test]
+fn rfc5382_sec9_forged_segments_open_no_window() {
+    each(WAYS, |case| {
+        let flow = Flow::open(case, TCP, POD_END, SERVER_END);
+        for far in [200_000, 1 << 30, 1 << 31, 3 << 30] {
+            let (seq, ack) = (501u32.wrapping_add(far), 101u32.wrapping_add(far));
+            flow.server(case, ACK, (seq, ack), b"forged");
+            flow.server(case, RST, (seq, 0), b"");
+            flow.server(case, RST | ACK, (seq.wrapping_add(6), ack), b"");
+            flow.server(case, FIN | ACK, (seq.wrapping_add(6), ack), b"");
+        }
+        // A reset that counted would have left 240 s.
+        case.wait(7000);
+        flow.server(case, ACK, (501, 101), b"true");
+        flow.client(case, ACK, (101, 505), b"");
+        case.wait(7000);
+        flow.lives(case);
+        // And the pod's own reset is believed again.
+        flow.client(case, RST, (101, 0), b"");
+        case.wait(250);
+        flow.is_over(case);
+    });
 }
 
 /// Once both FINs are acknowledged nothing keeps a closed connection.

@@ -4,9 +4,10 @@ use tests::packet::{ICMP, TCP, UDP, udp};
 use vpnat_common::layout::outcome::Outcome;
 
 use super::{Flow, POD_END, PROTOCOLS, SERVER_END, SYN, dropped, stopped};
-use crate::case::{Case, EVERY, TC, Way, XDP, each};
+use crate::case::{Case, Course, EVERY, TC, Way, XDP, each};
 use crate::model::{finished, with_header_checksum, with_options, with_ttl};
 use crate::plan::{A, POD, SERVER};
+use crate::world::{tc_context, xdp_context};
 
 /// The packet with a byte of its header changed and its checksum right.
 fn with(packet: &[u8], at: usize, value: u8) -> Vec<u8> {
@@ -80,10 +81,8 @@ fn rfc1812_5_2_2_bad_headers_go_nowhere() {
                 for length in [0u16, 1, 19, total + 1, 0xffff] {
                     let mut packet = packet.clone();
                     packet[2..4].copy_from_slice(&length.to_be_bytes());
-                    // A length of 0 is that of a packet of 64 KiB and more on a socket buffer (BIG TCP).
-                    if length != 0 || case.way.is_xdp() {
-                        bad.push(with_header_checksum(packet));
-                    }
+                    // A length of 0 is right only for a packet that is still to be cut into segments (BIG TCP), and these are not.
+                    bad.push(with_header_checksum(packet));
                 }
                 // A test run takes no less than a header, and fills what a tunnel delivers up.
                 if case.way.ethernet() {
@@ -110,6 +109,36 @@ fn rfc1812_5_2_2_bad_headers_go_nowhere() {
         for (mut packet, outbound) in [(flow.question(), true), (flow.answer(), false)] {
             packet[11] ^= 1;
             stopped(case, &packet, outbound);
+        }
+    });
+}
+
+/// On a segment that floods, frames for other hosts arrive too: the fast path opens no flow for them, and keeps none.
+#[test]
+fn rfc1812_5_2_2_frames_for_others_open_and_keep_nothing() {
+    each(&[Way::Xdp, Way::XdpOneArm, Way::Redirect, Way::RedirectOneArm], |case| {
+        let inside = case.site().inside.0;
+        let (program, xdp) = (case.way.program(Course::Out), case.way.is_xdp());
+        let context = |length| if xdp { xdp_context(inside, length) } else { tc_context(inside, inside) };
+        let foreign = |case: &mut Case<'_>, packet: &[u8]| {
+            let mut frame = case.frame(inside, packet);
+            frame[..6].copy_from_slice(&[2, 0, 0, 0, 0x77, 0x77]);
+            let (returned, output) = case.world.run(program, &frame, &context(frame.len()));
+            assert!(output == frame, "{program}: it is left as it was");
+            assert!([2, u32::MAX].contains(&returned), "{program} returned {returned}");
+        };
+        foreign(case, &udp(POD_END, SERVER_END, 64, b"not for this host"));
+        assert_eq!(case.entries(), 0, "{:?}", case.way);
+        let flow = Flow::open(case, UDP, POD_END, SERVER_END);
+        for _ in 0..5 {
+            case.wait(60);
+            if xdp {
+                foreign(case, &flow.question());
+            }
+        }
+        case.wait(10);
+        if xdp {
+            flow.is_over(case);
         }
     });
 }

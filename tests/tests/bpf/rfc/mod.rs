@@ -6,13 +6,16 @@
 
 mod address;
 mod edges;
+mod endpoint_independent;
 mod error_quotes;
 mod exhaustion;
 mod filtering;
 mod fragments;
 mod headers;
+mod limits;
 mod mapping;
 mod mtu;
+mod own_errors;
 mod refresh;
 mod sequences;
 mod sums;

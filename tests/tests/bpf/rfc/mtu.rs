@@ -1,12 +1,12 @@
 //! Sizes: a clean edge at the MTU, and the MSS that SYNs offer.
 
 use tests::packet::{TCP, UDP, tcp, udp};
-use vpnat_common::layout::outcome::Outcome;
+use vpnat_common::layout::outcome::{Hook, Outcome};
 
 use super::{ACK, Flow, POD_END, SERVER_END, SYN, policy};
-use crate::case::{EVERY, TC, XDP, each};
+use crate::case::{EVERY, TC, Way, XDP, each};
 use crate::model;
-use crate::plan::A;
+use crate::plan::{A, INSTANCE_INSIDE, POD_2};
 
 /// One byte decides, and every packet of a size ends alike: what is too large is the stack's to answer.
 #[test]
@@ -39,6 +39,74 @@ fn rfc8899_4821_tc_egress_takes_what_the_stack_sends() {
         let flow = Flow::open(case, UDP, POD_END, SERVER_END);
         for size in [1395, 1400, 1405, 1500] {
             flow.leaves(case, &udp(POD_END, SERVER_END, 64, &vec![7; size - 28]));
+        }
+    });
+}
+
+/// What is too large for the pods' side: the stack's error to the vendor leaves as the pod's own would, from the egress
+/// address and with the vendor's packet quoted as it sent it. Nothing else that the instance says does, and nothing about
+/// what is no flow's.
+#[test]
+fn row_10_6_4_rfc5508_req10a_the_vendor_is_told_what_is_too_large_inside() {
+    each(TC, |case| {
+        for protocol in super::PROTOCOLS {
+            case.restart();
+            let flow = Flow::moved(case, protocol);
+            let sent = match protocol {
+                UDP => udp(flow.remote, flow.public, 64, &[7; 1400]),
+                TCP => tcp(flow.remote, flow.public, ACK, (501, 101), &[7; 1400]),
+                _ => flow.answer(),
+            };
+            for length in [28, 576 - 28, 1500] {
+                let mtu = [0, 0, 0x05, 0x14];
+                let [error, seen] = flow.refusal_of(&sent, INSTANCE_INSIDE, ((3, 4), mtu), length);
+                case.local(&error).leaves_as(A, &seen);
+                for other in [(3, 1), (3, 3), (3, 13), (11, 1), (12, 0)] {
+                    let [error, _] = flow.refusal_of(&sent, INSTANCE_INSIDE, (other, mtu), length);
+                    case.local(&error).ends_as(A, Outcome::LocalSource);
+                }
+            }
+            let stray = Flow { pod: (POD_2, 7), public: (POD_2, 7), ..flow };
+            let [error, _] = stray.refusal_of(&sent, INSTANCE_INSIDE, ((3, 4), [0, 0, 5, 0]), 28);
+            case.local(&error).ends_as(A, Outcome::IcmpErrorNoFlow);
+            flow.lives(case);
+        }
+    });
+}
+
+/// The way to the pods is as wide as its routes say, also where the kernel's lookup for programs tells the device's MTU only.
+#[test]
+fn row_10_6_1_a_clean_edge_on_the_way_to_the_pods() {
+    each(&[Way::Xdp, Way::XdpOneArm, Way::Redirect, Way::RedirectOneArm], |case| {
+        policy(case, |policy| policy.inside_mtu = 1400);
+        let flow = Flow::open(case, UDP, POD_END, SERVER_END);
+        for size in (1398..=1402).chain([1500, 576]) {
+            let packet = udp(flow.remote, flow.public, 64, &vec![7; size - 28]);
+            let seen = case.back(&packet);
+            if size <= 1400 {
+                seen.arrives_as(A, &flow.inside(&packet));
+            } else if seen.hook == Hook::Xdp {
+                assert_eq!((seen.ended(), &seen.output), (Outcome::ToStackMtu, &seen.input), "{size} bytes");
+            } else {
+                // TC ingress restores it, and the stack finds it too large.
+                assert_eq!((seen.ended(), seen.returned), (Outcome::Inbound, u32::MAX), "{size} bytes");
+            }
+        }
+        // The way out has a limit of its own.
+        flow.leaves(case, &udp(flow.pod, flow.remote, 64, &[7; 1472]));
+    });
+}
+
+/// The stack finds that a vendor's packet has no hop left; that, too, the vendor hears from the egress address.
+#[test]
+fn rfc1812_5_3_1_rfc5508_sec7_2_the_vendor_is_told_of_time_exceeded() {
+    each(TC, |case| {
+        for protocol in super::PROTOCOLS {
+            case.restart();
+            let flow = Flow::moved(case, protocol);
+            let [error, seen] = flow.refusal_of(&flow.answer(), INSTANCE_INSIDE, ((11, 0), [0; 4]), 548);
+            case.local(&error).leaves_as(A, &seen);
+            flow.lives(case);
         }
     });
 }

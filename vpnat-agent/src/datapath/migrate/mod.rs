@@ -24,6 +24,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapError;
+use vpnat_common::layout::flow::FlowEntry;
+use vpnat_common::layout::user::{FlowEntryBytes, FlowKeyBytes};
 use vpnat_common::layout::{LAYOUT_VERSION, names};
 
 use self::btf::Btf;
@@ -34,6 +36,9 @@ use super::pins::{Pins, unpin};
 
 /// Fields that start anew: what they mean depends on the build that wrote them, and every program can find it again.
 const FRESH: [&str; 2] = ["stamp", "out_slot"];
+
+/// Where an entry's check lies.
+const CHECK_AT: usize = core::mem::offset_of!(FlowEntry, check);
 
 /// A key of the flow table, in place.
 type FlowKey = [u8; 32];
@@ -102,6 +107,17 @@ pub fn put_back(pins: &Pins, aside: &Path) {
             aside.display()
         );
     }
+}
+
+/// Writes the check of a flow entry anew: how it is computed is a matter of the build. What it cannot vouch for any more, the
+/// target, is looked at by the first packet: the stamp starts anew, and a flow goes on only from an address that is the
+/// vendor's.
+fn seal(key: &[u8], value: &mut [u8]) -> Option<()> {
+    let key = FlowKeyBytes(key.try_into().ok()?).decode();
+    let entry = FlowEntryBytes(value.try_into().ok()?).decode()?;
+    let check = key.check(entry.direction, entry.new_addr, entry.new_port);
+    value.get_mut(CHECK_AT..CHECK_AT + 2)?.copy_from_slice(&check.to_ne_bytes());
+    Some(())
 }
 
 impl Migration {
@@ -235,7 +251,11 @@ impl Pair {
     }
 
     fn convert(&self, key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-        Some((self.key.convert(key)?, self.value.convert(value)?))
+        let (key, mut value) = (self.key.convert(key)?, self.value.convert(value)?);
+        if self.name == names::FLOWS {
+            seal(&key, &mut value)?;
+        }
+        Some((key, value))
     }
 
     fn copy_entries(&self, mut written: Option<&mut HashMap<FlowKey, u64>>) -> io::Result<Carried> {

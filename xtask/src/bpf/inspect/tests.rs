@@ -23,10 +23,15 @@ impl Elf {
     }
 
     fn with_btf() -> Self {
+        Self::with_function_of("argument")
+    }
+
+    /// The BTF tells of `fn served(argument: int)`, with that name of the argument.
+    fn with_function_of(argument: &'static str) -> Self {
         let mut elf = Self::empty();
-        for name in [".BTF", ".BTF.ext"] {
+        for (name, data) in [(".BTF", &btf_of(argument)), (".BTF.ext", &vec![0; 8])] {
             let id = elf.section(name, SectionKind::Debug);
-            elf.object.append_section_data(id, &[0; 8], 8);
+            elf.object.append_section_data(id, data, 8);
         }
         elf
     }
@@ -74,6 +79,26 @@ impl Elf {
         let error = self.inspect().expect_err("the object should have been refused");
         error.downcast::<Faults>().expect("faults, not another error").0
     }
+}
+
+/// A header, the types `int`, `fn(int)` and a function of that type, and their names (`include/uapi/linux/btf.h`).
+fn btf_of(argument: &str) -> Vec<u8> {
+    let names = format!("\0int\0served\0{argument}\0");
+    let named = if argument.is_empty() { 0 } else { 12 };
+    let (int, prototype, function) = ([1, 1 << 24, 4, 32], [0, 13 << 24 | 1, 0, named, 1], [5, 12 << 24, 2]);
+    let types: Vec<u32> = [&int[..], &prototype, &function].concat();
+    let header = [0x0001_eb9f, 24, 0, 4 * types.len() as u32, 4 * types.len() as u32, names.len() as u32];
+    let words = header.iter().chain(&types).flat_map(|word| word.to_le_bytes());
+    words.chain(names.bytes()).collect()
+}
+
+#[test]
+fn an_argument_without_a_name_is_refused() {
+    let mut elf = Elf::with_function_of("");
+    elf.function("xdp", "vpnat_xdp", &[EXIT]);
+    let faults = elf.faults();
+    assert_eq!(faults, [Fault::UnnamedArgument { symbol: "served".into() }]);
+    assert!(faults[0].to_string().contains("closure"), "{}", faults[0]);
 }
 
 #[test]
@@ -178,4 +203,38 @@ fn an_object_without_programs_is_refused() {
 fn garbage_is_not_an_object() {
     let error = inspect(b"not an object").expect_err("this is no ELF file");
     assert_eq!(error.to_string(), "it is not an ELF file");
+}
+
+/// `*(u64 *)(r10 - 8 * slots) = 0`.
+fn store_below(slots: i16) -> [u8; 8] {
+    let [low, high] = (-8 * slots).to_le_bytes();
+    [0x7a, 10, low, high, 0, 0, 0, 0]
+}
+
+/// A program that calls a function, with so many bytes in the frame of each.
+fn chain_of(outer: i16, inner: i16) -> Elf {
+    let mut elf = Elf::with_btf();
+    let inner = elf.function(".text", "inner", &[store_below(inner / 8), EXIT]);
+    elf.function("xdp", "outer", &[store_below(outer / 8), CALL, EXIT]);
+    elf.relocate_call("xdp", 8, inner);
+    elf
+}
+
+#[test]
+fn the_stack_of_a_chain_is_that_of_its_frames() {
+    let summary = chain_of(200, 40).inspect().expect("the object is sound");
+    let depth = &summary.programs[0].stack;
+    // Each is rounded up to a multiple of 32.
+    assert_eq!(depth.bytes, 224 + 64);
+    assert_eq!(depth.chain, [("outer".to_owned(), 224), ("inner".to_owned(), 64)]);
+}
+
+#[test]
+fn a_chain_that_is_too_deep_is_named() {
+    assert!(chain_of(256, 256).inspect().is_ok());
+    let faults = chain_of(256, 264).faults();
+    let [fault @ Fault::StackTooDeep { program, depth }] = faults.as_slice() else { panic!("{faults:?}") };
+    assert_eq!((program.as_str(), depth.bytes), ("outer", 544));
+    let text = fault.to_string();
+    assert!(text.contains("544 of 512 bytes") && text.contains("inner"), "{text}");
 }
