@@ -58,6 +58,67 @@ impl fmt::Display for Tally {
     }
 }
 
+/// Lines of one failed test that are shown again: what it asserted comes last, and a lab's own account before it.
+const SHOWN: usize = 60;
+
+/// What a run of the harness has printed so far.
+#[derive(Default)]
+pub struct Report {
+    /// The sum of its result lines.
+    pub tally: Tally,
+    failures: Vec<String>,
+    inside: bool,
+}
+
+impl Report {
+    /// One that has no more to say than its sum.
+    pub fn of(tally: Tally) -> Self {
+        Self { tally, ..Self::default() }
+    }
+
+    /// Takes in the next line.
+    pub fn line(&mut self, line: &str) {
+        if let Some(tally) = Tally::parse(line) {
+            self.tally += tally;
+            self.inside = false;
+        } else if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            self.inside = true;
+            self.failures.push(format!("{line}\n"));
+        } else if line == "failures:" {
+            // The names alone, which follow the last test's output.
+            self.inside = false;
+        } else if self.inside
+            && let Some(failure) = self.failures.last_mut()
+        {
+            *failure += line;
+            failure.push('\n');
+        }
+    }
+
+    /// Adds what came after.
+    pub fn append(&mut self, mut later: Self) {
+        self.tally += later.tally;
+        self.failures.append(&mut later.failures);
+    }
+
+    /// What the failed tests have said, the end of each: the last that a reader of a long log sees.
+    pub fn failures(&self) -> String {
+        let mut text = String::new();
+        for failure in &self.failures {
+            let lines: Vec<_> = failure.trim_end().lines().collect();
+            let from = lines.len().saturating_sub(SHOWN).max(1);
+            text += &format!("{}\n", lines[0]);
+            if from > 1 {
+                text += &format!("({} lines are left out here)\n", from - 1);
+            }
+            for line in lines.iter().skip(from) {
+                text += &format!("{line}\n");
+            }
+        }
+        text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +151,23 @@ mod tests {
         sum += Tally::parse(OK).expect("a result line");
         assert_eq!(sum.to_string(), "29 passed, 1 failed, 2 skipped");
         assert_eq!(sum.ran(), 30);
+    }
+
+    #[test]
+    fn what_failed_is_kept_by_its_end() {
+        let mut report = Report::default();
+        let long: String = (0..100).map(|number| format!("line {number}\n")).collect();
+        let text = format!(
+            "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\n{long}\n---- b::c stdout ----\nwhy\n\n\nfailures:\n    a\n    \
+             b::c\n\n{FAILED}"
+        );
+        text.lines().for_each(|line| report.line(line));
+        let failures = report.failures();
+        assert!(
+            failures.starts_with("---- a stdout ----\n(40 lines are left out here)\nline 40\n"),
+            "{failures}"
+        );
+        assert!(failures.ends_with("line 99\n---- b::c stdout ----\nwhy\n"), "{failures}");
+        assert_eq!(report.tally, Tally::parse(FAILED).expect("a result"));
     }
 }

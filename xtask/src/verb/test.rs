@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::setup::{self, Scope};
 use super::{build, package};
 use crate::package::debian;
-use crate::results::Tally;
+use crate::results::{Report, Tally};
 use crate::run::{self, output};
 
 /// Tests of the lab at a time: each has namespaces of its own, but all share the machine's cores.
@@ -50,18 +50,22 @@ enum Tier {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let all = [Tier::Unit, Tier::Fuzz, Tier::Bpf, Tier::Lab, Tier::Package];
     let tiers: Vec<_> = all.into_iter().filter(|t| args.tier.is_empty() || args.tier.contains(t)).collect();
-    let mut sum = Tally::default();
+    let mut report = Report::default();
     for tier in tiers {
         println!("== {}", tier.heading());
-        sum += tier.run(&args.filter).unwrap_or_else(|error| {
+        report.append(tier.run(&args.filter).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
-            Tally { failed: 1, ..Tally::default() }
-        });
+            Report::of(Tally { failed: 1, ..Tally::default() })
+        }));
     }
+    let sum = report.tally;
     if sum.ran() == 0 {
         eprintln!("error: no test matches {:?}", args.filter.join(" "));
     }
     let success = sum.failed == 0 && sum.ran() > 0;
+    if sum.failed > 0 {
+        println!("\n== what failed, once more\n{}", report.failures());
+    }
     println!("{sum}");
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -77,7 +81,7 @@ impl Tier {
         }
     }
 
-    fn run(self, filter: &[String]) -> Result<Tally> {
+    fn run(self, filter: &[String]) -> Result<Report> {
         let scopes: &[Scope] = match self {
             Self::Unit | Self::Fuzz | Self::Bpf => &[Scope::Build],
             Self::Lab => &[Scope::Build, Scope::Lab],
@@ -92,14 +96,14 @@ impl Tier {
             }
             Self::Package => package::for_tests()?,
         }
-        let mut tally = Tally::default();
+        let mut report = Report::default();
         for mut command in self.commands(filter)? {
-            tally += stream(&mut command, &mut io::stdout())?;
+            report.append(stream(&mut command, &mut io::stdout())?);
         }
-        if tally.ran() == 0 && filter.is_empty() {
+        if report.tally.ran() == 0 && filter.is_empty() {
             anyhow::bail!("the tier ran no test at all");
         }
-        Ok(tally)
+        Ok(report)
     }
 
     fn commands(self, filter: &[String]) -> Result<Vec<Command>> {
@@ -181,27 +185,27 @@ fn runner_variable(triple: &str) -> String {
     format!("CARGO_TARGET_{}_RUNNER", triple.to_uppercase().replace('-', "_"))
 }
 
-/// Runs a call of `cargo test`, passing its output on and adding up its result lines.
-fn stream(command: &mut Command, out: &mut impl Write) -> Result<Tally> {
+/// Runs a call of `cargo test`, passing its output on and taking in what it says of its tests.
+fn stream(command: &mut Command, out: &mut impl Write) -> Result<Report> {
     eprintln!("$ {}", run::shown(command));
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
-    let mut tally = Tally::default();
+    let mut report = Report::default();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.context("cannot read what the tests print")?;
             let line = String::from_utf8_lossy(&line);
-            tally += Tally::parse(&line).unwrap_or_default();
+            report.line(&line);
             // A reader that has gone away is no reason to stop the tests.
             let _ = writeln!(out, "{line}");
         }
     }
     let status = child.wait().context("cannot wait for cargo")?;
-    if !status.success() && tally.failed == 0 {
+    if !status.success() && report.tally.failed == 0 {
         // Not compiled, or died before it could say how many failed.
         eprintln!("error: `{}` failed ({status})", run::shown(command));
-        tally.failed += 1;
+        report.tally.failed += 1;
     }
-    Ok(tally)
+    Ok(report)
 }
 
 #[cfg(test)]
@@ -231,8 +235,9 @@ mod tests {
         let line = "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
         // Into a buffer: on the real output these lines would be summed by the run that tests this.
         let mut shown = Vec::new();
-        let mut sum =
-            |script: &str| stream(Command::new("sh").args(["-c", script]), &mut shown).expect("a shell");
+        let mut sum = |script: &str| {
+            stream(Command::new("sh").args(["-c", script]), &mut shown).expect("a shell").tally
+        };
         let twice = sum(&format!("echo '{line}'; echo '{line}'"));
         assert_eq!(twice, Tally { passed: 4, failed: 0, skipped: 2 });
         let died = sum(&format!("echo '{line}'; exit 101"));
