@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::patience::patient;
@@ -96,9 +97,15 @@ pub fn readable(socket: &impl AsFd, patience: Duration) -> bool {
     poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
 }
 
+/// Room for a burst of datagrams, whatever the machine's limit: one that came through XDP takes a page or more of it, however
+/// short it is, and the default holds some 50 of them until a busy machine comes to read.
+pub fn make_room(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::RcvBufForce, &(4 << 20))?)
+}
+
 /// A raw ICMP socket: it receives every ICMP message for this namespace.
 pub fn icmp() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
-    socket.set_recv_buffer_size(4 << 20)?;
+    make_room(&socket)?;
     Ok(socket)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::netns::Namespace;
 use crate::patience::patient;
-use crate::sockets::readable;
+use crate::sockets::{make_room, readable};
 
 /// HTTP.
 pub const HTTP: u16 = 80;
@@ -83,6 +83,7 @@ impl VendorServer {
         let udp = namespace
             .enter(|| UdpSocket::bind((address, ECHO)))
             .unwrap_or_else(|error| panic!("vendor's UDP port {ECHO}: {error}"));
+        make_room(&udp).expect("a larger buffer");
         threads.push(std::thread::spawn({
             let shared = Arc::clone(&shared);
             move || udp_echo(&udp, &shared)
