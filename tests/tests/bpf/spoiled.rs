@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tests::packet::{Packet, TCP, UDP, tcp, udp};
+use vpnat_common::addr::Port;
 use vpnat_common::layout::names;
 use vpnat_common::layout::outcome::Hook;
 
 use crate::case::{Case, Course, ETHERNET, Way, each};
 use crate::fuzz::random::Random;
 use crate::model;
-use crate::plan::{EGRESS_A, EGRESS_B, End, POD, POD_2, SERVER, STRANGER};
+use crate::plan::{A, EGRESS_A, EGRESS_B, End, POD, POD_2, SERVER, STRANGER};
 use crate::raw_map::RawMap;
 use crate::world::{tc_context, xdp_context};
 
@@ -26,9 +27,11 @@ const TRUSTED: &[(&str, Range<usize>)] = &[
     (names::VENDOR_PREFIXES, 0..2),
 ];
 
-/// Maps of which nothing is tried here: programs only write the first; the entries of the others say when somebody was last
-/// told of exhaustion, and how many flows a pod has where that is limited.
-const UNTRIED: &[&str] = &[names::EVENTS, names::EXHAUSTED, names::ACCOUNTS];
+/// What has no entries to try: programs only write it.
+const UNTRIED: &[&str] = &[names::EVENTS];
+
+/// Maps that are used by whoever finds no port: these are tried with one port towards each endpoint.
+const WITHOUT_PORTS: &[&str] = &[names::EXHAUSTED];
 
 /// Keys that are tried of a map which may be empty: the hints for the flows of [`begin`].
 fn hints(map: &RawMap) -> Vec<Vec<u8>> {
@@ -157,9 +160,17 @@ fn try_all(case: &mut Case<'_>, what: &str) {
     }
 }
 
-/// Begins anew, with flows.
-fn begin(case: &mut Case<'_>) {
+/// Begins anew, with flows of sources that have accounts, and either with ports for more or without.
+fn begin(case: &mut Case<'_>, ports: bool) {
     case.restart();
+    case.change_policy(A, |policy| {
+        (policy.max_flows_per_source, policy.new_flows_per_source) = (1000, 1000);
+        if !ports {
+            (policy.port_min, policy.port_max) = (Port::new(50000), Port::new(50000));
+        }
+    });
+    // Without a reader for events nobody is told of a port that there is not.
+    case.world.maps.change_settings(|settings| settings.events = 1).expect("the switch");
     for packet in
         [udp(ESTABLISHED, REMOTE, 64, b"question"), tcp((POD_2, 40000), (SERVER, 443), 2, (1, 0), b"")]
     {
@@ -169,6 +180,10 @@ fn begin(case: &mut Case<'_>) {
     let first = &model::fragments(&udp(ESTABLISHED, REMOTE, 64, &[7; 64]), 5, &[24])[0];
     from_nobody_else(case, first, false, "before");
     assert_eq!(case.entries(), 4, "two flows");
+    if !ports {
+        from_nobody_else(case, &udp((POD_2, 41000), REMOTE, 64, b"refused"), false, "before");
+        assert_eq!(case.entries(), 4, "one port");
+    }
 }
 
 /// As `cargo xtask chaos` asks: what stands for noise is another in each run.
@@ -184,9 +199,10 @@ fn no_entry_of_any_map_makes_a_wrong_source() {
         println!("a slow machine: one in {SHARE} is tried");
     }
     each(&[Way::Xdp, Way::TcEthernet, Way::TcTunnel, Way::Redirect], |case| {
-        begin(case);
         let mut random = Random::new(seed);
         for map in maps(case).values() {
+            let ports = !WITHOUT_PORTS.contains(&map.name.as_str());
+            begin(case, ports);
             let mut count = 0;
             for key in hints(map).into_iter().chain(map.keys(ENTRIES)) {
                 let value = match map.get(&key) {
@@ -207,7 +223,7 @@ fn no_entry_of_any_map_makes_a_wrong_source() {
                     }
                     let what = format!("{} at {key:?}: {loss}", map.name);
                     for seconds in [0, 8] {
-                        begin(case);
+                        begin(case, ports);
                         let done = match &other {
                             Some(other) => map.set(&key, other),
                             None => map.remove(&key),
