@@ -81,9 +81,9 @@ impl PingerReport {
 }
 
 impl Pinger {
-    /// Starts sending an echo request every `interval`.
+    /// Starts sending an echo request every `interval` ([`patient`]).
     pub fn start(pod: &Pod, to: Ipv4Addr, id: u16, interval: Duration) -> Self {
-        let from = pod.address;
+        let (from, interval) = (pod.address, patient(interval));
         Self(Task::start(pod, move |stop, done| ping(from, to, id, interval, stop, done)))
     }
 
@@ -164,10 +164,10 @@ pub struct ConversationReport {
 }
 
 impl Conversation {
-    /// Connects from `port` to the vendor's echo and exchanges a few bytes every `interval`. An answer that
-    /// takes more than ten seconds ends it.
+    /// Connects from `port` to the vendor's echo and exchanges a few bytes every `interval` ([`patient`]). An
+    /// answer that takes more than ten seconds ends it.
     pub fn start(pod: &Pod, port: u16, to: Ipv4Addr, interval: Duration) -> io::Result<Self> {
-        let patience = Duration::from_secs(10);
+        let (patience, interval) = (Duration::from_secs(10), patient(interval));
         let mut stream = pod.ns.enter(|| tcp_connect(port, SocketAddrV4::new(to, vendor::ECHO), patience))?;
         Ok(Self(Task::start(pod, move |stop, done| {
             let (mut exchanges, mut longest, mut broken) = (0u64, Duration::ZERO, None);
@@ -221,10 +221,10 @@ const PATH_MTU_KNOWN: u64 = 1 << 17;
 const IN_FLIGHT: usize = 64 << 10;
 
 impl Upload {
-    /// Connects from `port` to the vendor's sink and sends blocks of 16 KiB with `pause` in between. No more is under way at a
-    /// time than the queue of a veth device takes from XDP (256 frames).
+    /// Connects from `port` to the vendor's sink and sends blocks of 16 KiB with `pause` ([`patient`]) in between. No more
+    /// is under way at a time than the queue of a veth device takes from XDP (256 frames).
     pub fn start(pod: &Pod, port: u16, to: Ipv4Addr, pause: Duration) -> io::Result<Self> {
-        let patience = Duration::from_secs(10);
+        let (patience, pause) = (Duration::from_secs(10), patient(pause));
         let mut stream = pod.ns.enter(|| tcp_connect(port, SocketAddrV4::new(to, vendor::SINK), patience))?;
         SockRef::from(&stream).set_send_buffer_size(IN_FLIGHT)?;
         Ok(Self(Task::start(pod, move |stop, done| {

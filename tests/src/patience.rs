@@ -1,6 +1,7 @@
 //! How long things may take. On a slow machine, such as one that is emulated, `$VPNAT_LAB_PATIENCE` multiplies how
-//! long the lab waits for what should happen, and how long it looks out for what should not. What a test demands
-//! stays as it is.
+//! long the lab waits for what should happen, how long it looks out for what should not, and how far apart the
+//! packets of its steady traffic are: at the pace of a real machine an emulated one fills its queues, whoever forwards.
+//! What a test demands stays as it is.
 
 use std::sync::OnceLock;
 use std::time::Duration;
