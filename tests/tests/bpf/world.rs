@@ -160,17 +160,31 @@ pub fn world() -> MutexGuard<'static, World> {
     let world = WORLD.get_or_init(|| {
         // Pins are only needed to load; the mount namespace that they lie in ends with this thread. Loading
         // takes seconds: what failed once is not tried again by every test.
-        std::thread::spawn(|| Mutex::new(World::load())).join().ok()
+        std::thread::spawn(|| Mutex::new(World::load(STANDING))).join().ok()
     });
     let world = world.as_ref().expect("the programs and their surroundings; the first failure says why not");
     // A test that failed leaves nothing that the next one's `prepare` does not clear.
     world.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// So many ticks to a second that time stands still, but for the one that is full when the kernel's counter passes 2^32, five
+/// minutes after it has started: time passes when a test says so, however long a busy machine keeps it waiting.
+const STANDING: u32 = u32::MAX;
+
+/// Runs what changes the namespaces of its thread.
+fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 impl World {
     /// A world beside the one that tests share, for a test that takes its time.
     pub fn load_alone() -> Self {
-        std::thread::spawn(Self::load).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        in_a_thread(|| Self::load(STANDING))
+    }
+
+    /// One in which time passes by itself.
+    pub fn with_a_running_clock() -> Self {
+        in_a_thread(|| Self::load(object::tick_rate(&Stop::default()).expect("the kernel's tick rate")))
     }
 
     /// Loads the traced forms, runs them from now on, and tells what `filter` wants. The most that the verifier has looked at.
@@ -222,13 +236,12 @@ impl World {
         self.counters_map.fd().as_fd().as_raw_fd()
     }
 
-    fn load() -> Self {
+    fn load(rate: u32) -> Self {
         let _sandbox = Sandbox::enter();
         let pins = Pins::new(Sandbox::bpffs().join("vpnat"));
         pins.create().expect("pin directories");
         let stop = Stop::default();
         let needed = Needed { tc: TC_PROGRAMS.into(), xdp: XDP_PROGRAMS.into() };
-        let rate = object::tick_rate(&stop).expect("the kernel's tick rate");
         let sizes = Sizes { flows: TABLE_ENTRIES, fragments: 1024, events: EVENT_BYTES };
         let mut programs =
             object::load(&pins, sizes, rate, &needed, &stop).unwrap_or_else(|error| panic!("{error}"));
