@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::agent::Agent;
 use tests::patience::patient;
 use tests::sockets::udp_connect;
 use tests::topology::{Shape, VENDOR};
@@ -66,6 +67,7 @@ fn ports_that_are_owned_count_towards_every_destination() {
             });
             socket.send(b"a flow").expect("send");
         }
+        bindings_are_listed(agent);
         let used = |ports: &Value| {
             let udp = ports["ports"].as_array().into_iter().flatten().find(|pool| pool["protocol"] == "udp");
             udp.cloned().unwrap_or_else(|| panic!("{ports}"))
@@ -82,6 +84,39 @@ fn ports_that_are_owned_count_towards_every_destination() {
             std::thread::sleep(Duration::from_secs(1));
         }
     });
+}
+
+/// Which port a pod's end owns is listed, with the number of flows that use it.
+fn bindings_are_listed(agent: &Agent<'_>) {
+    let listed = |words: &str| {
+        let list = agent.vpnat_json(&format!("flows list {words}"));
+        let flows = list["flows"].as_array().map_or(0, Vec::len);
+        (flows, list["bindings"].as_array().cloned().unwrap_or_default())
+    };
+    for (words, flows, bindings) in [
+        ("", 4, 3),
+        ("--inside 10.0.2.7", 2, 1),
+        ("--inside :41000 --protocol udp --vendor vendor-a", 4, 3),
+        ("--protocol tcp", 0, 0),
+        ("--vendor vendor-b", 0, 0),
+        ("--egress 10.0.1.11", 0, 0),
+        // Towards nobody in particular.
+        ("--remote 192.0.2.10", 4, 0),
+        ("--state udp", 4, 0),
+    ] {
+        let found = listed(words);
+        assert_eq!((found.0, found.1.len()), (flows, bindings), "{words}: {found:?}");
+    }
+    let binding = &listed("--inside 10.0.2.7").1[0];
+    assert_eq!(binding["inside"], serde_json::json!({ "address": "10.0.2.7", "port": 41000 }), "{binding}");
+    assert_eq!((&binding["flows"], &binding["orphan"]), (&2.into(), &false.into()), "{binding}");
+    let end = format!("10.0.1.10:{}", binding["egress"]["port"]);
+    let text = agent.vpnat_ok("flows list --inside 10.0.2.7");
+    let [_, line, one, other] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert!(line.contains("everybody") && line.contains("binding of 2"), "{text}");
+    assert!([line, one, other].iter().all(|line| line.contains(&end)), "{text}");
+    let found = listed(&format!("--egress {end}"));
+    assert_eq!((found.0, found.1.len()), (2, 1), "who owns {end}: {found:?}");
 }
 
 /// How many ports rest after use is a setting as well as for how long: beyond that the oldest serve again.

@@ -11,6 +11,7 @@ use clap::Args;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
+use vpnat_common::layout::flow::kind;
 
 use super::flows::filter::protocol_number;
 use super::flows::names;
@@ -221,7 +222,7 @@ fn live(pins: &Pins, question: &Question) -> anyhow::Result<Vec<Found>> {
     let table = Table::flows(pins)?;
     let mut found = Vec::new();
     let wanted = |flow: &Flow| question.is_about(&Tuple::of(flow, String::new())) && flow.expires_in(now) > 0;
-    visit(&table, wanted, |flow| {
+    visit(&table, kind::FLOW, wanted, |flow| {
         let age = SignedDuration::from_secs(flow.age(now).into());
         let name = super::flows::vendor_name(&names, flow.vendor());
         let started = Timestamp::now().checked_sub(age)?;

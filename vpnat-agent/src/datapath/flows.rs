@@ -1,4 +1,4 @@
-//! The flow table as people see it: the two entries of a flow as one line.
+//! The flow table as people see it: the two entries of a flow, or of a binding, as one line.
 
 use std::collections::HashMap;
 
@@ -23,14 +23,16 @@ pub struct Endpoint {
     pub port: Port,
 }
 
-/// A flow: both entries, or the one that there is.
+/// A flow, or a binding: both entries, or the one that there is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Flow {
+    /// One of [`kind`].
+    pub kind: u8,
     /// IP protocol number.
     pub protocol: u8,
     /// The pod's end.
     pub inside: Endpoint,
-    /// The vendor's end.
+    /// The vendor's end; of a binding nobody's.
     pub remote: Endpoint,
     /// What the vendor sees.
     pub egress: Endpoint,
@@ -49,13 +51,13 @@ impl Flow {
     /// Key of its outbound entry.
     pub fn outbound_key(&self) -> FlowKey {
         let (from, to) = (self.inside, self.remote);
-        FlowKey::new(from.address, from.port, to.address, to.port, self.protocol)
+        FlowKey::new(from.address, from.port, to.address, to.port, self.protocol).of_kind(self.kind)
     }
 
     /// Key of its inbound entry.
     pub fn inbound_key(&self) -> FlowKey {
         let (from, to) = (self.remote, self.egress);
-        FlowKey::new(from.address, from.port, to.address, to.port, self.protocol)
+        FlowKey::new(from.address, from.port, to.address, to.port, self.protocol).of_kind(self.kind)
     }
 
     /// Key of an entry that is there.
@@ -83,6 +85,11 @@ impl Flow {
     pub fn expires_in(&self, now: Moment) -> i32 {
         let left = |entry: &FlowEntry| entry.expires.seconds.wrapping_sub(now.seconds) as i32;
         self.outbound.iter().chain(&self.inbound).map(left).max().unwrap_or_default()
+    }
+
+    /// Of a binding, how many flows use it; its outbound half knows.
+    pub fn users(&self) -> Option<u32> {
+        self.outbound.as_ref().map(|entry| entry.ack)
     }
 
     /// Whether one half is missing.
@@ -127,23 +134,33 @@ pub fn list(table: &Table) -> Result<Listing, Error> {
     Ok(Listing { flows: pair(entries), unreadable })
 }
 
-/// Shows every flow that is `wanted` to `each`, in the table's order and in memory that does not grow with the table; how
-/// many entries could not be read. `wanted` is asked before the other half is looked up. What starts or ends meanwhile may
-/// be missed.
+/// What a walk has come upon besides what it has shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Besides {
+    /// Entries that could not be read.
+    pub unreadable: usize,
+    /// Whether there were entries of another kind.
+    pub others: bool,
+}
+
+/// Shows every flow, or whatever is of this [`kind`], that is `wanted` to `each`, in the table's order and in memory that does
+/// not grow with the table. `wanted` is asked before the other half is looked up. What starts or ends meanwhile may be missed.
 pub fn visit<E: From<Error>>(
     table: &Table,
+    kind: u8,
     wanted: impl Fn(&Flow) -> bool,
     mut each: impl FnMut(Flow) -> Result<(), E>,
-) -> Result<usize, E> {
-    let mut unreadable = 0;
+) -> Result<Besides, E> {
+    let mut besides = Besides::default();
     let mut walk = table.walk::<FlowKey, FlowEntryBytes>(SLICE);
     while let Some((keys, values)) = walk.next_slice().map_err(walk_error)? {
         for (key, value) in keys.iter().zip(values) {
             let Some(entry) = value.decode() else {
-                unreadable += 1;
+                besides.unreadable += 1;
                 continue;
             };
-            if key.kind != kind::FLOW {
+            if key.kind != kind {
+                besides.others = true;
                 continue;
             }
             let mut flow = half(key, entry);
@@ -168,7 +185,7 @@ pub fn visit<E: From<Error>>(
             each(flow)?;
         }
     }
-    Ok(unreadable)
+    Ok(besides)
 }
 
 /// Counts the whole table; also how many entries there are.
@@ -210,7 +227,7 @@ pub fn half(key: &FlowKey, entry: FlowEntry) -> Flow {
         Direction::Outbound => (source, destination, new, Some(entry), None),
         Direction::Inbound => (new, source, destination, None, Some(entry)),
     };
-    Flow { protocol: key.protocol, inside, remote, egress, outbound, inbound }
+    Flow { kind: key.kind, protocol: key.protocol, inside, remote, egress, outbound, inbound }
 }
 
 /// Brings the two halves of each flow together.

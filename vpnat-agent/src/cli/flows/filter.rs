@@ -102,12 +102,22 @@ impl Filter {
 
     /// Whether `flow` is meant; `names` has the vendors' names.
     pub fn wants(&self, flow: &Flow, names: &HashMap<u8, String>) -> bool {
+        self.has_ends_of(flow, names)
+            && self.remote.is_none_or(|remote| remote.holds(&flow.remote))
+            && self.state.is_none_or(|state| state == flow.state())
+    }
+
+    /// Whether the binding `found` is meant. It is towards nobody in particular and in no state.
+    pub fn wants_binding(&self, found: &Flow, names: &HashMap<u8, String>) -> bool {
+        self.remote.is_none() && self.state.is_none() && self.has_ends_of(found, names)
+    }
+
+    /// Whether what a flow has in common with its binding is as asked for.
+    fn has_ends_of(&self, flow: &Flow, names: &HashMap<u8, String>) -> bool {
         let at = |place: &Option<Place>, end| place.is_none_or(|place| place.holds(end));
         self.vendor.as_ref().is_none_or(|name| names.get(&flow.vendor()) == Some(name))
             && at(&self.inside, &flow.inside)
-            && at(&self.remote, &flow.remote)
             && at(&self.egress, &flow.egress)
-            && self.state.is_none_or(|state| state == flow.state())
             && self.protocol.is_none_or(|protocol| protocol == flow.protocol)
     }
 }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Args;
-use vpnat_common::layout::flow::FlowKey;
+use vpnat_common::layout::flow::{FlowKey, kind};
 
 use super::super::{PinOptions, say};
 use super::filter::Filter;
@@ -47,6 +47,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut keys: Vec<FlowKey> = Vec::new();
     visit(
         &Table::flows(&pins)?,
+        kind::FLOW,
         |flow| options.filter.wants(flow, &names),
         |flow| {
             keys.push(flow.a_key());

@@ -18,7 +18,8 @@ use crate::datapath::pins::Pins;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// List flows. A flow with one half missing is marked as an orphan.
+    /// List flows, and the ports that pods' ends own towards everybody (bindings, of endpoint-independent mapping). What has one
+    /// half missing is marked as an orphan.
     List(list::Options),
     /// End the flows that match.
     Kill(kill::Options),
