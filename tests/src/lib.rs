@@ -20,6 +20,7 @@ pub mod link;
 pub mod long;
 pub mod machine;
 pub mod netns;
+pub mod overlay;
 pub mod packet;
 pub mod patience;
 pub mod pod;

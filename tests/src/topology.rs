@@ -19,6 +19,7 @@ use crate::amiss::{amiss, backlog_drops, lost_between};
 use crate::ipsec::{self, Charon, Esp};
 use crate::link::{bridge, gro, mac, tx_checksum, veth};
 use crate::netns::Namespace;
+use crate::overlay;
 use crate::pod::Pod;
 use crate::process::wait_until;
 use crate::raw::RawSender;
@@ -75,6 +76,10 @@ pub enum Shape {
     KernelWireGuard,
     /// IP in IP, which the kernel does alone: no keys, no ciphers.
     Ipip,
+    /// A tunnel whose packets have Ethernet headers, inside as well.
+    Vxlan,
+    /// The same in GRE.
+    Gretap,
 }
 
 impl Shape {
@@ -92,6 +97,7 @@ impl Shape {
             Self::WireGuard | Self::KernelWireGuard => ("eth1", "wg0"),
             Self::KernelIpsec => ("eth1", ipsec::INTERFACE),
             Self::Ipip => ("eth1", "ipip1"),
+            Self::Vxlan | Self::Gretap => ("eth1", overlay::DEVICE),
         }
     }
 }
@@ -256,7 +262,11 @@ impl<'a> Topology<'a> {
 
     /// Sends from the NAT instance itself, out of its outside device.
     pub fn raw_from_nat(&self) -> RawSender {
-        let next = if self.shape.is_tunnel() { [0; 6] } else { mac(&self.site.vpc, "nat0") };
+        let next = match self.shape {
+            Shape::TwoArm | Shape::SingleArm => mac(&self.site.vpc, "nat0"),
+            Shape::Vxlan | Shape::Gretap => mac(&self.site.gateway, overlay::DEVICE),
+            _ => [0; 6],
+        };
         RawSender::new(self.nat, self.outside_device(), next)
     }
 
@@ -282,6 +292,10 @@ impl<'a> Topology<'a> {
                     device(VENDOR_GATEWAY, NAT)
                 ));
             }
+            Shape::Vxlan => {
+                overlay::connect("vxlan id 7 dstport 4789 noudpcsum", 1450, &site.nat, &site.gateway)
+            }
+            Shape::Gretap => overlay::connect("gretap", 1462, &site.nat, &site.gateway),
             Shape::WireGuard | Shape::KernelWireGuard => {
                 let near =
                     wireguard::End { ns: &site.nat, device: "wg0", underlay: NAT, behind: "10.0.1.10/32" };
@@ -323,7 +337,8 @@ impl<'a> Topology<'a> {
             charon.kill();
         }
         // What the kernel itself carries stays when nobody runs it.
-        if matches!(self.shape, Shape::KernelIpsec | Shape::KernelWireGuard | Shape::Ipip) {
+        let kernels = [Shape::KernelIpsec, Shape::KernelWireGuard, Shape::Ipip, Shape::Vxlan, Shape::Gretap];
+        if kernels.contains(&self.shape) {
             let near = self.outside_device();
             let far = if self.shape == Shape::KernelWireGuard { FAR_WIREGUARD } else { near };
             for (ns, device) in [(&self.site.nat, near), (&self.site.gateway, far)] {

@@ -360,7 +360,7 @@ impl Supervisor {
                 Mode::Off => log::info!("XDP is not used, TC serves every device: {}", decision.reason),
                 mode => {
                     log::info!("XDP is used in {} mode: {}", mode.name(), decision.reason);
-                    for device in facts.iter().filter(|device| !device.ethernet) {
+                    for device in facts.iter().filter(|device| !device.plain) {
                         log::info!("{} is a tunnel: TC serves it", device.name);
                     }
                     if mode == Mode::Native && facts.iter().any(|device| device.driver == "veth") {
@@ -379,7 +379,7 @@ impl Supervisor {
     fn open(&mut self, attached: Attached) -> Result<(), Error> {
         let (index, roles) = (attached.link.index, attached.plan.roles);
         let with_xdp = attached.xdp != Mode::Off;
-        let redirected = self.config.redirect && roles != 0 && attached.link.layer == Layer::Ethernet;
+        let redirected = self.config.redirect && roles != 0 && attached.link.is_plain();
         let slot = if with_xdp || redirected {
             slots::assign(&mut self.maps, &attached.link, roles, with_xdp)?
         } else {

@@ -13,9 +13,11 @@ use tests::agent::Agent;
 use tests::capture::Way;
 use tests::long::{Upload, download};
 use tests::netns::Namespace;
+use tests::overlay::{BRIDGE, DEVICE, FAR, NEAR};
 use tests::packet::{icmp, udp};
 use tests::patience::patient;
 use tests::pod::Pod;
+use tests::process::wait_until;
 use tests::sockets::{readable, udp_connect};
 use tests::topology::{EGRESS, GATEWAY, NAT, Shape, Topology, VENDOR, VPC};
 use tests::vendor::ECHO;
@@ -207,4 +209,89 @@ fn row_10_6_3_ip_in_ip_over_a_small_underlay() {
         let learnt = the_size_is_learnt(lab, agent, 1270..1281);
         what_fits_arrives(lab, agent, learnt);
     });
+}
+
+/// The same, where the tunnel's packets have Ethernet headers: the answer follows the packet's route, so a packet must have one.
+#[test]
+#[ignore = "needs GRETAP, as the guests of `cargo xtask vm` have it"]
+fn row_10_6_3_gretap_over_a_small_underlay() {
+    Setting::tc(Shape::Gretap).run_before_start(|lab, agent| {
+        lab.nat.ip(&format!("route add 203.0.113.20/32 via {VPC} mtu 1300\nlink set {DEVICE} mtu 1500"));
+        agent.start();
+        established(&lab.pods[0]);
+        let learnt = the_size_is_learnt(lab, agent, 1255..1263);
+        what_fits_arrives(lab, agent, learnt);
+    });
+}
+
+/// VXLAN's driver tells nobody: it takes note of the size with the packet's route, where forwarding finds it the next time if
+/// it may (`ip_forward_use_pmtu`).
+#[test]
+fn row_10_6_3_vxlan_over_a_small_underlay() {
+    Setting::tc(Shape::Vxlan).run_before_start(|lab, agent| {
+        a_small_underlay(lab);
+        lab.nat.sysctl("net.ipv4.ip_forward_use_pmtu", "1");
+        agent.start();
+        let pod = &lab.pods[0];
+        established(pod);
+        let socket = discovering(pod, 41000);
+        let too_much = vec![7; 1500 - 28];
+        socket.send(&too_much).expect("send what is noted");
+        wait_until("the pod is told", Duration::from_secs(5), || {
+            let refused = socket.send(&too_much).is_err();
+            refused && known_mtu(&socket) < 1500
+        });
+        // What the error has left behind is not what the next packet meets.
+        socket.take_error().expect("the socket's error");
+        let learnt = known_mtu(&socket);
+        assert_eq!(told(lab, 0), [((3, 4), learnt as u16)], "{}", agent.metrics());
+        assert_eq!(learnt, 1250, "{}", agent.metrics());
+        what_fits_arrives(lab, agent, (socket, learnt));
+    });
+}
+
+/// In a bridge it answers itself, as if the packet's receiver did, behind the translation and outside.
+#[test]
+fn row_10_6_3_vxlan_in_a_bridge_over_a_small_underlay() {
+    Setting::tc(Shape::Vxlan).run_before_start(|lab, agent| {
+        a_small_underlay(lab);
+        lab.nat.ip(&format!(
+            "link add {BRIDGE} type bridge
+             addr flush dev {DEVICE}
+             link set {DEVICE} master {BRIDGE}
+             link set {BRIDGE} up
+             addr add {NEAR}/30 dev {BRIDGE}
+             route add 192.0.2.0/24 via {FAR}"
+        ));
+        let text = std::fs::read_to_string(agent.file()).expect("the configuration");
+        let text = text.replace(&format!("[\"{DEVICE}\"]"), &format!("[\"{BRIDGE}\"]"));
+        std::fs::write(agent.file(), text).expect("the configuration");
+        agent.start();
+        let pod = &lab.pods[0];
+        established(pod);
+        let socket = discovering(pod, 41000);
+        socket.send(&[7; 1500 - 28]).expect("send what the way is thought to take");
+        assert!(readable(&socket, patient(Duration::from_secs(2))), "no error\n{}", agent.metrics());
+        let failure = socket.recv(&mut [0; 64]).expect_err("it does not fit");
+        assert_eq!(failure.raw_os_error(), Some(libc::EMSGSIZE), "{failure}");
+        let learnt = known_mtu(&socket);
+        assert_eq!(learnt, 1250, "{}", agent.metrics());
+        what_fits_arrives(lab, agent, (socket, learnt));
+    });
+}
+
+/// A flow is on the fast path once the stack has found the neighbour for it.
+fn established(pod: &Pod) {
+    for _ in 0..3 {
+        pod.udp_exchange(41000, VENDOR, b"small").expect("an answer");
+    }
+}
+
+/// The tunnel's device is said to be as wide as any, its packets must not be fragmented, and the way below takes 1,300 bytes.
+fn a_small_underlay(lab: &Topology<'_>) {
+    lab.nat.ip(&format!(
+        "route add 203.0.113.20/32 via {VPC} mtu 1300
+         link set {DEVICE} mtu 1500
+         link set {DEVICE} type vxlan df set"
+    ));
 }

@@ -79,6 +79,8 @@ fn path_mtu_with(setting: Setting, route_mtu: &str) {
             Shape::Tun | Shape::Ipsec | Shape::KernelIpsec => (1400, GATEWAY),
             Shape::WireGuard | Shape::KernelWireGuard => (1420, GATEWAY),
             Shape::Ipip => (1480, GATEWAY),
+            Shape::Vxlan => (1450, GATEWAY),
+            Shape::Gretap => (1462, GATEWAY),
         };
         if !setting.shape.is_tunnel() {
             // Known to the route only: the device takes more.

@@ -15,7 +15,8 @@ use tests::vendor::ECHO;
 
 use crate::setting::Setting;
 
-const TUNNELS: [(Shape, usize); 3] = [(Shape::Tun, 1400), (Shape::Ipsec, 1400), (Shape::WireGuard, 1420)];
+const TUNNELS: [(Shape, usize); 4] =
+    [(Shape::Tun, 1400), (Shape::Ipsec, 1400), (Shape::WireGuard, 1420), (Shape::Vxlan, 1450)];
 
 /// Runs the scenario with pods at 9,001 bytes, as in a cloud's own network, for each tunnel and its MTU.
 fn with_jumbo_pods(scenario: impl Fn(&mut Topology<'_>, &mut Agent<'_>, usize)) {

@@ -87,6 +87,11 @@ fn kernel_wireguard() {
 }
 
 #[test]
+fn vxlan() {
+    everything_works(Shape::Vxlan, Offload::On);
+}
+
+#[test]
 fn traceroute_names_every_hop() {
     let two_arm = [Some(GATEWAY), Some(VPC), Some(VENDOR)];
     let single_arm = [Some(GATEWAY), Some(NAT), Some(VPC), Some(VENDOR)];

@@ -64,6 +64,11 @@ fn kernel_wireguard() {
     down_and_up_again(Shape::KernelWireGuard);
 }
 
+#[test]
+fn vxlan() {
+    down_and_up_again(Shape::Vxlan);
+}
+
 /// The tunnel comes back while the agent is down: its device has no egress hook, so nothing may leave by it.
 #[test]
 fn back_while_the_agent_is_down() {

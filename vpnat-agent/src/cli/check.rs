@@ -9,7 +9,6 @@ use super::say;
 use crate::config::Config;
 use crate::datapath::kernel::{Bpffs, TcMethod, release};
 use crate::datapath::pins::Pins;
-use crate::netlink::links::Layer;
 use crate::preflight;
 
 #[derive(Debug, Args)]
@@ -45,7 +44,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             (true, false) => "inside",
             _ => "outside",
         };
-        let layer = if link.layer == Layer::Ethernet { "Ethernet" } else { "tunnel without Ethernet header" };
+        let layer = match (link.is_ethernet(), link.tunnel) {
+            (true, false) => "Ethernet",
+            (true, true) => "tunnel with Ethernet header",
+            (false, _) => "tunnel without Ethernet header",
+        };
         let state = if link.up { "up" } else { "down" };
         say(format_args!("device: {} is {sides}, {layer}, MTU {}, {state}", link.name, link.mtu))?;
     }

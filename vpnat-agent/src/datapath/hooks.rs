@@ -54,7 +54,8 @@ pub struct Plan {
 impl Plan {
     /// For a device of the namespace.
     pub fn of(link: &Link, sides: (bool, bool)) -> Self {
-        Self::of_layer(link.layer, sides)
+        let plan = Self::of_layer(link.layer, sides);
+        Self { xdp: plan.xdp.filter(|_| link.is_plain()), ..plan }
     }
 
     /// The same for a device that an outside one is stacked on: what that one has translated may pass.

@@ -12,8 +12,8 @@ use super::error::{chain, number};
 pub struct Facts {
     /// The device's name.
     pub name: String,
-    /// Whether it has Ethernet framing.
-    pub ethernet: bool,
+    /// Whether it has Ethernet framing and is no tunnel.
+    pub plain: bool,
     /// Its driver, empty if it has none.
     pub driver: String,
     /// Largest IP packet.
@@ -27,7 +27,7 @@ impl Facts {
     pub fn of(link: &Link) -> Self {
         Self {
             name: link.name.clone(),
-            ethernet: link.is_ethernet(),
+            plain: link.is_plain(),
             driver: ethtool::driver(&link.name).unwrap_or_default(),
             mtu: link.mtu,
             channels: ethtool::channels(&link.name).ok(),
@@ -87,7 +87,7 @@ pub fn decide(choice: XdpChoice, devices: &[Facts]) -> Result<Decision, Error> {
     match choice {
         XdpChoice::Off => decision(Mode::Off, "xdp = \"off\"".into()),
         XdpChoice::Generic => decision(Mode::Generic, "xdp = \"generic\"".into()),
-        XdpChoice::Native if !devices.iter().any(|device| device.ethernet) => Err(Error::XdpUnfit {
+        XdpChoice::Native if !devices.iter().any(|device| device.plain) => Err(Error::XdpUnfit {
             device: devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", "),
             reason: "xdp = \"native\" and no Ethernet device".into(),
             remedy: "set xdp = \"auto\" or \"off\"".into(),
@@ -104,7 +104,7 @@ pub fn decide(choice: XdpChoice, devices: &[Facts]) -> Result<Decision, Error> {
 
 /// Why XDP would not serve on `device`, if so.
 fn unfit(device: &Facts) -> Option<String> {
-    if !device.ethernet {
+    if !device.plain {
         return Some("is a tunnel, for which there is no XDP transmit".into());
     }
     let Some((driver, most)) = FIT_DRIVERS.into_iter().find(|(driver, _)| *driver == device.driver) else {
@@ -153,7 +153,7 @@ mod tests {
     fn facts(driver: &str, mtu: u32, channels: Option<(u32, u32)>) -> Facts {
         Facts {
             name: "eth0".into(),
-            ethernet: true,
+            plain: true,
             driver: driver.into(),
             mtu,
             channels: channels.map(|(current, maximum)| Channels { current, maximum }),
@@ -174,7 +174,7 @@ mod tests {
             (facts("ena", 1500, None), "does not say how many queues"),
             (facts("veth", 1500, None), "has driver `veth`, not known to be fit"),
             (facts("", 1500, None), "has driver ``, not known"),
-            (Facts { ethernet: false, ..facts("tun", 1400, None) }, "is a tunnel"),
+            (Facts { plain: false, ..facts("tun", 1400, None) }, "is a tunnel"),
         ] {
             let decision = auto(&[good.clone(), bad]);
             assert_eq!(decision.mode, Mode::Off);
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(mode(XdpChoice::Off), Mode::Off);
         assert_eq!(mode(XdpChoice::Generic), Mode::Generic);
         assert_eq!(mode(XdpChoice::Native), Mode::Native);
-        let tunnel = Facts { ethernet: false, ..veth.clone() };
+        let tunnel = Facts { plain: false, ..veth.clone() };
         let error = decide(XdpChoice::Native, &[tunnel]).unwrap_err().to_string();
         assert_eq!(error, "xdp = \"native\" and no Ethernet device: eth0: set xdp = \"auto\" or \"off\"");
     }

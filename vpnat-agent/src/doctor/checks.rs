@@ -372,6 +372,7 @@ mod tests {
             xdp: None,
             lower: None,
             master: None,
+            tunnel: false,
         };
         let way = Way { device: 2, gateway: None, mtu: None, local: false };
         Facts {

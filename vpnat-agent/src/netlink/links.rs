@@ -78,6 +78,9 @@ pub struct Link {
     pub lower: Option<u32>,
     /// The bridge or bond that this one is a part of.
     pub master: Option<u32>,
+    /// Whether it carries Ethernet frames in other packets, or is made on a device that does. Its driver looks at their size, and
+    /// tells their senders, by the route that the kernel's forwarding has given them: without one nobody is told.
+    pub tunnel: bool,
 }
 
 /// linux/if_link.h.
@@ -86,6 +89,9 @@ const IFLA_INFO_KIND: u16 = 1;
 /// Kinds of devices whose `IFLA_LINK` is the device that carries their packets as they are. A veth's is its peer, a
 /// tunnel's carries them in others.
 const STACKED: [&[u8]; 4] = [b"vlan", b"macvlan", b"macvtap", b"ipvlan"];
+
+/// Kinds of devices that carry Ethernet frames in other packets.
+const TUNNELS: [&[u8]; 6] = [b"gretap", b"ip6gretap", b"erspan", b"ip6erspan", b"vxlan", b"geneve"];
 
 /// Kinds of devices that the kernel's IPsec hands packets to.
 const DECRYPTING: [&[u8]; 2] = [b"xfrm", b"vti"];
@@ -144,6 +150,7 @@ impl Link {
                         let kind = kind.value().split(|byte| *byte == 0).next().unwrap_or_default();
                         stacked |= STACKED.contains(&kind);
                         decrypting |= DECRYPTING.contains(&kind);
+                        link.tunnel |= TUNNELS.contains(&kind);
                     }
                     continue;
                 }
@@ -180,12 +187,18 @@ impl Link {
             xdp: None,
             lower: None,
             master: None,
+            tunnel: false,
         }
     }
 
     /// Whether it has Ethernet framing.
     pub fn is_ethernet(&self) -> bool {
         self.layer == Layer::Ethernet
+    }
+
+    /// Whether the fast path may serve it: it has Ethernet framing and is no tunnel.
+    pub fn is_plain(&self) -> bool {
+        self.layer == Layer::Ethernet && !self.tunnel
     }
 }
 
@@ -221,7 +234,18 @@ pub fn dump() -> io::Result<Vec<Link>> {
     let mut links: Vec<Link> =
         answers.map(|answer| Link::parse(&answer.body)).collect::<Result<_, _>>().map_err(unreadable)?;
     links.sort_by_key(|link| link.index);
+    mark_tunnels(&mut links);
     Ok(links)
+}
+
+/// What is made on a tunnel is one.
+fn mark_tunnels(links: &mut [Link]) {
+    let below = |index| carriers(links, |link| link.index == index);
+    let tunnels: HashSet<u32> = links.iter().filter(|link| link.tunnel).map(|link| link.index).collect();
+    let above: Vec<bool> = links.iter().map(|link| !below(link.index).is_disjoint(&tunnels)).collect();
+    for (link, above) in links.iter_mut().zip(above) {
+        link.tunnel |= above;
+    }
 }
 
 /// The IPv4 addresses of this machine, as far as they can be read.
@@ -285,6 +309,7 @@ mod tests {
             xdp: Some((XdpAttached::Native, 99)),
             lower: None,
             master: None,
+            tunnel: false,
         };
         assert_eq!(Link::parse(&bytes).unwrap(), expected);
     }
@@ -329,6 +354,31 @@ mod tests {
         ];
         assert_eq!(carriers(&links, |link| link.index == 6), HashSet::from([5, 2, 3, 4]));
         assert_eq!(carriers(&links, |link| link.index == 7), HashSet::new());
+    }
+
+    #[test]
+    fn the_fast_path_keeps_away_from_tunnels_with_ethernet_headers() {
+        let of = |kind: &[u8]| {
+            let info = attribute(IFLA_INFO_KIND, kind);
+            Link::parse(&body(&[name(), attribute(libc::IFLA_LINKINFO, &info)])).unwrap().is_plain()
+        };
+        for kind in [&b"gretap\0"[..], b"ip6gretap\0", b"erspan\0", b"ip6erspan\0", b"vxlan\0", b"geneve\0"] {
+            assert!(!of(kind), "{}", kind.escape_ascii());
+        }
+        for kind in [&b"veth\0"[..], b"vlan\0", b"bridge\0", b"bond\0", b"macvlan\0"] {
+            assert!(of(kind), "{}", kind.escape_ascii());
+        }
+        // A bridge (2) with VXLAN (3) and a veth (4) as its ports; a macvlan (5) on the bridge; eth0 (6).
+        let link = |index| Link::with_index(index);
+        let mut links = [
+            link(2),
+            Link { master: Some(2), tunnel: true, ..link(3) },
+            Link { master: Some(2), ..link(4) },
+            Link { lower: Some(2), ..link(5) },
+            link(6),
+        ];
+        mark_tunnels(&mut links);
+        assert_eq!(links.map(|link| link.is_plain()), [false, false, true, false, true]);
     }
 
     #[test]

@@ -83,6 +83,8 @@ const MODULES: &[&str] = &[
     "echainiv",
     "seqiv",
     "ipip",
+    "ip_gre",
+    "vxlan",
     // Sockets.
     "inet_diag",
     "tcp_diag",
