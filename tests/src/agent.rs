@@ -136,6 +136,11 @@ impl<'a> Agent<'a> {
         self.binary = binary;
     }
 
+    /// Names the configuration by another path from now on, for who sees it elsewhere.
+    pub fn use_file(&mut self, file: PathBuf) {
+        self.file = file;
+    }
+
     /// Starts the agent and kills it `after` so long, ready or not.
     pub fn start_and_kill(&mut self, after: Duration) {
         assert!(self.running.is_none(), "the agent is running");

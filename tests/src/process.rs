@@ -16,6 +16,7 @@ use crate::patience::patient;
 /// Debian's package for each tool that the lab calls, to say what to install.
 const PACKAGES: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
+    ("buildah", "buildah"),
     ("charon-systemd", "charon-systemd"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),

@@ -61,6 +61,7 @@ pub const PACKAGE: &[Need] = &[
     need("dpkg-deb", "dpkg", "the Debian package"),
     need("rpmbuild", "rpm", "the RPM package"),
     need("mmdebstrap", "mmdebstrap", "a clean Debian tree to install packages in"),
+    need("buildah", "buildah", "the container image"),
     need("systemd-nspawn", "systemd-container", "a machine of its own to boot that tree as"),
 ];
 

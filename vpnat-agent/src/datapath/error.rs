@@ -17,6 +17,12 @@ pub enum Error {
         "missing privilege {missing}: this process: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     )]
     Privilege { missing: &'static str },
+    /// A filter of system calls stands before the kernel: container runtimes bring one.
+    #[error(
+        "bpf(2) is refused although the capabilities are there: this process: in a container, let its seccomp profile allow it \
+         (`--security-opt seccomp=unconfined`, or a profile that lets CAP_BPF)"
+    )]
+    Filtered,
     #[error("kernel too old: {found}: vpnat needs Linux {needed} or newer{}", lacking(missing))]
     KernelVersion { found: String, needed: &'static str, missing: Vec<Feature> },
     #[error("the kernel has no type information: {}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y", path.display())]

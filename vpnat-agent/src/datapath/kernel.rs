@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
 
-use super::{Error, features};
+use super::{Error, features, sys};
 
 /// Where the BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -71,10 +71,12 @@ pub fn check_privileges() -> Result<(), Error> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or_default();
-    match CAPABILITIES.iter().find(|(bit, _)| effective & (1 << bit) == 0) {
-        Some((_, missing)) => Err(Error::Privilege { missing }),
-        None => Ok(()),
+    if let Some((_, missing)) = CAPABILITIES.iter().find(|(bit, _)| effective & (1 << bit) == 0) {
+        return Err(Error::Privilege { missing });
     }
+    // The kernel itself says that there is no such file.
+    let refused = sys::open_pin(Path::new("/no-such-pin")).err().and_then(|error| error.raw_os_error());
+    if refused == Some(libc::EPERM) { Err(Error::Filtered) } else { Ok(()) }
 }
 
 /// The kernel has what the programs need.

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::run::{self, as_root, output};
 
-/// What the tree has beside the essential packages.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping";
+/// What the tree has beside the essential packages; rpm, to install the .rpm by itself.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iputils-ping,rpm";
 
 /// A tree older than this is made anew: mirrors drop old versions.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -19,11 +19,14 @@ pub fn archive() -> PathBuf {
     run::target_dir().join("package/debian-tree.tar")
 }
 
-/// Makes the archive if there is none, or an old one.
+/// Makes the archive if there is none, an old one, or one of other packages.
 pub fn ensure() -> Result<()> {
     let file = archive();
+    let contents = file.with_extension("packages");
+    let same = fs::read_to_string(&contents).is_ok_and(|packages| packages == PACKAGES);
     let age = fs::metadata(&file).and_then(|meta| meta.modified()).ok();
-    if age.and_then(|time| SystemTime::now().duration_since(time).ok()).is_some_and(|age| age < FRESH) {
+    let age = age.and_then(|time| SystemTime::now().duration_since(time).ok());
+    if same && age.is_some_and(|age| age < FRESH) {
         return Ok(());
     }
     let suite =
@@ -36,7 +39,7 @@ pub fn ensure() -> Result<()> {
     // The sources name mirrors: shown to nobody.
     let status = command.status().context("cannot run mmdebstrap")?;
     anyhow::ensure!(status.success(), "mmdebstrap could not make a tree of {suite} ({status})");
-    Ok(())
+    fs::write(&contents, PACKAGES).with_context(|| format!("cannot write {}", contents.display()))
 }
 
 fn suite() -> Option<String> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use xtask::workspace_root;
 
+use super::files_below;
 use crate::run;
 
 /// A file of the sources, where it is installed, and its permissions.
@@ -34,6 +35,9 @@ const PLACES: &[Place] = &[
     place("packaging/prometheus/prometheus.example.yml", "usr/share/vpnat/prometheus/prometheus.example.yml"),
     place("packaging/grafana/vpnat.json", "usr/share/vpnat/grafana/vpnat.json"),
 ];
+
+/// Where everything below `docs` goes.
+const DOCS: &str = "usr/share/doc/vpnat/docs";
 
 /// Where the manual's files go, by their ending.
 const MANUAL: &[(&str, &str)] = &[
@@ -74,6 +78,10 @@ pub fn lay_out(dir: &Path, agent: &Path, manual: &Path) -> Result<()> {
     install(agent, &dir.join("usr/bin/vpnat"), 0o755)?;
     for place in PLACES {
         install(&workspace_root().join(place.from), &dir.join(place.to), place.mode)?;
+    }
+    for file in files_below(&workspace_root().join("docs"))? {
+        let file = file.strip_prefix("/").unwrap_or(&file);
+        install(&workspace_root().join("docs").join(file), &dir.join(DOCS).join(file), 0o644)?;
     }
     let etc = dir.join("etc/vpnat");
     fs::create_dir_all(&etc).with_context(|| format!("cannot make {}", etc.display()))?;

@@ -36,6 +36,11 @@ enum Kind {
     Tar,
 }
 
+/// The agent that the packages carry, once they are made.
+pub fn agent_binary() -> PathBuf {
+    directory().join("tree/usr/bin/vpnat")
+}
+
 /// Where packages are put.
 pub fn directory() -> PathBuf {
     run::target_dir().join("package")
@@ -55,13 +60,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the package tests install: each kind, and a second Debian package to upgrade to.
+/// What the package tests install: each kind, and a second one of those that are upgraded.
 pub fn for_tests() -> Result<()> {
     let layout = lay_out(None)?;
     for kind in [Kind::Deb, Kind::Rpm, Kind::Tar] {
         kind.make(&layout, &Version::new(1))?;
     }
-    Kind::Deb.make(&layout, &Version::new(2))?;
+    for kind in [Kind::Deb, Kind::Rpm] {
+        kind.make(&layout, &Version::new(2))?;
+    }
     debian::ensure()
 }
 

@@ -121,6 +121,7 @@ impl Tier {
                 command.env("VPNAT_NEXT_BIN", build::next_agent_binary());
             }
             if self == Self::Package {
+                command.env("VPNAT_BIN", package::agent_binary());
                 command.env("VPNAT_PACKAGES", package::directory());
                 command.env("VPNAT_DEBIAN_TREE", debian::archive());
             }
