@@ -213,6 +213,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
             }
             () = watchdog.due() => watchdog.ping(&supervisor),
         }
+        shared.set_tracing(tracing.is_running());
     };
     notify::notify("STOPPING=1");
     if let Some(told) = tracing.end(&mut supervisor, "the agent ends") {

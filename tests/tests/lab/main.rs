@@ -42,4 +42,5 @@ mod ten_thousand;
 mod told;
 mod top;
 mod trace;
+mod trace_shown;
 mod tunnels;

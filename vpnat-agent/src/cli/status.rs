@@ -14,6 +14,9 @@ use crate::config::Mapping;
 use crate::datapath::flows::census;
 use crate::datapath::hooks::TC_POINTS;
 use crate::datapath::maps::{StateMaps, Table};
+use crate::datapath::object::is_traced;
+use crate::datapath::pins::Pins;
+use crate::datapath::program_names::ProgramNames;
 use crate::datapath::tc::our_filters;
 use crate::netlink::links;
 
@@ -25,7 +28,7 @@ pub(super) const JSON_HELP: &str =
     "Print JSON. Fields are added over time; `version` is raised when one is renamed or removed.
 
 { version, layout, agent_running, configured, flows, flow_entries, flow_entries_capacity, table_pressure,
-  hooks:   [{ device, hook: egress|ingress|xdp, by: link|filter }],
+  hooks:   [{ device, hook: egress|ingress|xdp, by: link|filter, traced: true|false or null }],
   vendors: [{ name, egress_ips, mapping: endpoint-dependent|endpoint-independent,
               outbound: { packets, bytes }, inbound: { packets, bytes } }],
   ports:   [{ vendor, egress, protocol, configured, used, owned, busiest: { remote: { address, port }, used }, ratio }],
@@ -33,7 +36,8 @@ pub(super) const JSON_HELP: &str =
   closed: [prefix], flow_events_lost }
 
 `configured`: the datapath translates; of `ports`, how many the vendor's range has. `flow_entries`: two are one flow.
-`table_pressure`: of `flow_entries` to `flow_entries_capacity`, 0 to 1. `ports`: as of `flows ports`. `drops`: zeros left
+`traced`: its program tells a `vpnat trace` what it decides, which costs every packet there; null where the kernel
+does not let the caller know (CAP_SYS_ADMIN does). `table_pressure`: of `flow_entries` to `flow_entries_capacity`, 0 to 1. `ports`: as of `flows ports`. `drops`: zeros left
 out; vendor \"none\" for packets that no vendor claims. `closed`: prefixes that were a vendor's and that nothing leaves to since
 it was removed (`vpnat reload --open-removed` opens them). `flow_events_lost`: since the pins were made.";
 
@@ -75,6 +79,36 @@ struct AttachedHook {
     hook: String,
     /// `link` (pinned) or `filter` (clsact).
     by: &'static str,
+    /// Whether its program is one that tells a tracer what it decides, if that can be known.
+    traced: Option<bool>,
+}
+
+/// Every hook that has a program of vpnat's.
+fn attached(pins: &Pins) -> anyhow::Result<Vec<AttachedHook>> {
+    let links = links::dump()?;
+    let names = ProgramNames::read();
+    let hook = |device: &str, hook: &str, by, traced| AttachedHook {
+        device: device.into(),
+        hook: hook.into(),
+        by,
+        traced,
+    };
+    let mut hooks = Vec::new();
+    for (device, point) in pins.pinned_links() {
+        let link = links.iter().find(|link| link.name == device);
+        let traced = link.and_then(|link| names.traced_at(link, &point));
+        hooks.push(hook(&device, &point, "link", traced));
+    }
+    for link in &links {
+        for (direction, point) in TC_POINTS {
+            let filters = our_filters(link.index, direction)?;
+            if !filters.is_empty() {
+                let traced = filters.iter().any(|filter| is_traced(&filter.name));
+                hooks.push(hook(&link.name, point, "filter", Some(traced)));
+            }
+        }
+    }
+    Ok(hooks)
 }
 
 #[derive(Debug, Serialize)]
@@ -110,19 +144,6 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let pins = options.pins.pins()?;
     let maps = StateMaps::open(&pins)?;
     let table = Table::flows(&pins)?;
-
-    let mut hooks: Vec<AttachedHook> = pins
-        .pinned_links()
-        .into_iter()
-        .map(|(device, hook)| AttachedHook { device, hook, by: "link" })
-        .collect();
-    for link in links::dump()? {
-        for (direction, point) in TC_POINTS {
-            if !our_filters(link.index, direction)?.is_empty() {
-                hooks.push(AttachedHook { device: link.name.clone(), hook: point.into(), by: "filter" });
-            }
-        }
-    }
 
     let found = maps.vendors()?;
     let mut slots = vec![(0, "none".to_owned())];
@@ -165,7 +186,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         flow_entries: entries,
         flow_entries_capacity: table.capacity,
         table_pressure: entries as f64 / f64::from(table.capacity.max(1)),
-        hooks,
+        hooks: attached(&pins)?,
         vendors,
         ports: pools(&census, &found),
         drops,
@@ -197,8 +218,18 @@ fn print(document: &Document) -> std::io::Result<()> {
     if document.flow_events_lost > 0 {
         say(format_args!("flow log   {} events were lost", document.flow_events_lost))?;
     }
+    let traced = document.hooks.iter().filter(|hook| hook.traced == Some(true)).count();
+    if traced > 0 {
+        let end = if document.agent_running {
+            "ends with `vpnat trace`, and after its --seconds"
+        } else {
+            "the agent ended meanwhile: start it, which puts the others back"
+        };
+        say(format_args!("trace      at {traced} hooks, where every packet costs somewhat more; {end}"))?;
+    }
     for hook in &document.hooks {
-        say(format_args!("hook       {} {} ({})", hook.device, hook.hook, hook.by))?;
+        let traced = if hook.traced == Some(true) { ", traced" } else { "" };
+        say(format_args!("hook       {} {} ({}){traced}", hook.device, hook.hook, hook.by))?;
     }
     for vendor in &document.vendors {
         say(format_args!(
@@ -260,7 +291,12 @@ mod tests {
             flow_entries: 2,
             flow_entries_capacity: 2,
             table_pressure: 1.0,
-            hooks: vec![AttachedHook { device: "eth0".into(), hook: "egress".into(), by: "link" }],
+            hooks: vec![AttachedHook {
+                device: "eth0".into(),
+                hook: "egress".into(),
+                by: "link",
+                traced: None,
+            }],
             vendors: vec![Vendor {
                 name: "vendor-a".into(),
                 egress_ips: vec!["10.0.1.10".into()],

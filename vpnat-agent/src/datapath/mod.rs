@@ -15,6 +15,7 @@ pub mod migrate;
 pub mod object;
 pub mod path;
 pub mod pins;
+pub mod program_names;
 pub mod reap;
 pub mod rehearsal;
 pub mod rests;

@@ -262,6 +262,11 @@ pub fn traced(program: &str) -> String {
     format!("{TRACED}{program}")
 }
 
+/// Whether a program of this name, as far as the kernel keeps it, tells a tracer what it decides.
+pub fn is_traced(name: &str) -> bool {
+    name.starts_with(TRACED)
+}
+
 /// The program that this one, traced or not, is the form of, if it is one that is attached to devices by TC.
 pub fn tc_program(name: &str) -> Option<&'static str> {
     let plain = name.strip_prefix(TRACED).unwrap_or(name);

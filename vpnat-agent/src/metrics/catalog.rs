@@ -52,6 +52,8 @@ metrics! {
         "1 if every hook is attached and the maps hold the configuration";
     HOOK_ATTACHED: Gauge "hook_attached" ["device", "hook", "program"]
         "Always 1; hooks that are attached";
+    TRACING: Gauge "tracing" []
+        "1 while packets are traced (vpnat trace): every packet then costs somewhat more";
     PACKETS: Counter "packets" ["vendor", "direction"]
         "Packets translated";
     BYTES: Counter "bytes" ["vendor", "direction"]

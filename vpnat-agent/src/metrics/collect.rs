@@ -31,6 +31,7 @@ impl Collector for Shared {
             &catalog::HOOK_ATTACHED,
             hooks.iter().map(|(device, hook, program)| ([device.as_str(), hook, program], 1)),
         )?;
+        out.one(&catalog::TRACING, u64::from(self.is_tracing()))?;
         let vendors = self.vendors();
         let counts = self.counts(&vendors);
         encode_packets(&mut out, &vendors, &counts)?;

@@ -34,6 +34,7 @@ struct State {
     report: SharedReport,
     records: SharedStats,
     ready: Arc<AtomicBool>,
+    tracing: AtomicBool,
     drivers: machine::Drivers,
     hooks: Mutex<Vec<HookLabel>>,
 }
@@ -41,8 +42,8 @@ struct State {
 impl Shared {
     /// Over open maps, the sweeper's report and what became of the flow log's records.
     pub fn new(maps: StateMaps, report: SharedReport, records: SharedStats, ready: Arc<AtomicBool>) -> Self {
-        let (drivers, hooks) = Default::default();
-        Self(Arc::new(State { maps, report, records, ready, drivers, hooks }))
+        let (tracing, drivers, hooks) = Default::default();
+        Self(Arc::new(State { maps, report, records, ready, tracing, drivers, hooks }))
     }
 
     /// Takes note of what is attached.
@@ -56,6 +57,15 @@ impl Shared {
             hooks.extend(fast.map(|program| (name(), "xdp", program)));
         }
         *self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner) = hooks;
+    }
+
+    /// Takes note of whether packets are traced.
+    pub fn set_tracing(&self, tracing: bool) {
+        self.0.tracing.store(tracing, Ordering::Relaxed);
+    }
+
+    fn is_tracing(&self) -> bool {
+        self.0.tracing.load(Ordering::Relaxed)
     }
 
     fn hooks(&self) -> Vec<HookLabel> {

@@ -82,6 +82,11 @@ impl Tracing {
         supervisor.begin_trace(filter).map_err(|error| error.with_log_in(&run_dir).to_string())
     }
 
+    /// Whether a trace runs.
+    pub fn is_running(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// Why the trace that runs shall end, as soon as it shall. Cancel-safe.
     pub async fn over(&mut self) -> &'static str {
         match &mut self.session {
