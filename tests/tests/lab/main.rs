@@ -16,6 +16,7 @@ mod dashboard;
 mod detach;
 mod differential;
 mod doctor;
+mod doctor_mends;
 mod errors;
 mod explain;
 mod flows;

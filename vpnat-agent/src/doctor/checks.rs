@@ -1,16 +1,19 @@
 //! The checks, each a function of the facts.
 
-use super::{Facts, Finding, Level, peers};
+use ipnet::Ipv4Net;
+
+use super::{Facts, Finding, Level, firewall, peers};
 use crate::config::Mss;
+use crate::netlink::links::Layer;
 
 /// What a flow takes of the kernel's memory, bytes: two entries and their buckets.
 const FLOW_BYTES: u64 = 260;
 /// IPv4 and TCP headers without options, bytes.
 const HEADERS: u32 = 40;
 /// Flows of one source from which on it looks like a node that stands for many pods.
-const MANY_FLOWS: usize = 1000;
+pub(super) const MANY_FLOWS: usize = 1000;
 /// Strict reverse-path filter (`Documentation/networking/ip-sysctl.rst`).
-const STRICT: u32 = 1;
+pub(super) const STRICT: u32 = 1;
 
 /// All checks, in the order in which they are shown.
 pub fn check(facts: &Facts) -> Vec<Finding> {
@@ -18,13 +21,14 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         kernel,
         forwarding,
         devices,
+        offloads,
         rp_filter,
         ipsec,
         egress,
         routes,
         xdp,
         mss,
-        firewall,
+        firewall::check,
         sockets,
         peers::check,
         sources,
@@ -104,6 +108,22 @@ fn devices(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+fn offloads(facts: &Facts) -> Vec<Finding> {
+    if facts.merging.is_empty() {
+        return vec![ok("offloads", "no device merges packets that are to be sent on (LRO)")];
+    }
+    let each = facts.merging.iter().map(|name| {
+        bad(
+            "offloads",
+            Level::Error,
+            format!("{name} merges packets as they arrive (large-receive-offload)"),
+            "Nobody can take them apart again: the kernel drops them instead of sending them on, and XDP is refused.",
+            format!("ethtool -K {name} lro off"),
+        )
+    });
+    each.collect()
+}
+
 fn rp_filter(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in &facts.config.outside {
@@ -152,10 +172,9 @@ fn egress(facts: &Facts) -> Vec<Finding> {
                     "egress",
                     Level::Warning,
                     format!("{address} ({}) is not an address of this machine", vendor.name),
-                    "Replies come here only if the network routes the address to this machine.",
-                    format!(
-                        "assign it to the network interface, then `ip address add {address}/32 dev DEVICE`"
-                    ),
+                    "Replies come here only if the network routes the address to this machine: in a cloud, assign it to the network interface, too.",
+                    // Whatever device has it, the kernel takes it for its own and answers for it.
+                    format!("ip address add {address}/32 dev lo"),
                 )
             });
         }
@@ -175,7 +194,7 @@ fn routes(facts: &Facts) -> Vec<Finding> {
                     Level::Error,
                     format!("no way to {prefix} ({vendor}): {reason}"),
                     WHY,
-                    format!("ip route add {prefix} dev {}", facts.config.outside.join(" or ")),
+                    route_by_outside(facts, prefix),
                 ));
                 continue;
             }
@@ -191,11 +210,27 @@ fn routes(facts: &Facts) -> Vec<Finding> {
                 Level::Error,
                 format!("{prefix} ({vendor}) is routed through {name}, which is not in outside"),
                 WHY,
-                format!("ip route replace {prefix} dev {}", facts.config.outside.join(" or ")),
+                route_by_outside(facts, prefix),
             )
         });
     }
     findings
+}
+
+/// The command that has `prefix` routed through the first outside device, a tunnel if there is one.
+fn route_by_outside(facts: &Facts, prefix: &Ipv4Net) -> String {
+    let outside = facts.links.iter().filter(|link| facts.config.outside.contains(&link.name));
+    let Some(link) = outside.min_by_key(|link| link.layer == Layer::Ethernet) else {
+        return format!("ip route replace {prefix} dev {}", facts.config.outside.join(" or "));
+    };
+    if link.layer != Layer::Ethernet {
+        return format!("ip route replace {prefix} dev {}", link.name);
+    }
+    // The router that others are reached by, if any.
+    let others = facts.ways.iter().filter_map(|(_, _, way)| way.as_ref().ok()).chain(&facts.default_way);
+    let gateway = others.filter(|way| way.device == link.index).find_map(|way| way.gateway);
+    let gateway = gateway.map_or("ROUTER".to_owned(), |address| address.to_string());
+    format!("ip route replace {prefix} via {gateway} dev {}", link.name)
 }
 
 fn xdp(facts: &Facts) -> Vec<Finding> {
@@ -250,27 +285,6 @@ fn mss(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn firewall(facts: &Facts) -> Vec<Finding> {
-    const WHY: &str = "Rules that rewrite sources track every packet of the stack, and may claim those that vpnat leaves to it.";
-    vec![match facts.rewriting_rules.as_deref() {
-        None => bad(
-            "firewall",
-            Level::Warning,
-            "neither nft nor iptables-legacy-save could list the rules",
-            WHY,
-            "apt-get install nftables",
-        ),
-        Some([]) => ok("firewall", "no rule rewrites sources"),
-        Some(rules) => bad(
-            "firewall",
-            Level::Warning,
-            format!("{} rules rewrite sources: {}", rules.len(), rules.join("; ")),
-            WHY,
-            "delete them (`nft -a list ruleset` shows their handles), or keep the vendors' prefixes out of them",
-        ),
-    }]
-}
-
 fn sockets(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (address, port) in &facts.bound {
@@ -302,6 +316,8 @@ fn sources(facts: &Facts) -> Vec<Finding> {
     let busy = flows.iter().filter(|(_, count)| **count >= MANY_FLOWS);
     let mut busy: Vec<_> = busy.map(|(address, count)| format!("{address} ({count})")).collect();
     busy.sort();
+    let prefixes = facts.config.vendors.iter().flat_map(|vendor| &vendor.cidrs);
+    let prefixes: Vec<String> = prefixes.map(ToString::to_string).collect();
     // Nodes are few, and each speaks for all of its pods.
     vec![if busy.is_empty() || busy.len() * 2 < flows.len() {
         ok("sources", format!("{} sources, as pods look", flows.len()))
@@ -310,8 +326,11 @@ fn sources(facts: &Facts) -> Vec<Finding> {
             "sources",
             Level::Warning,
             format!("few sources with very many flows: {}", busy.join(", ")),
-            "They look like nodes: the VPC CNI rewrites pods' sources, so that allow_from and flows name nodes and not pods.",
-            "set AWS_VPC_K8S_CNI_EXTERNALSNAT=true, or list the vendors' prefixes in AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+            "They look like nodes: the VPC CNI rewrites pods' sources, so that allow_from and flows name nodes and not pods. AWS_VPC_K8S_CNI_EXTERNALSNAT=true stops it for all destinations.",
+            format!(
+                "kubectl set env --namespace kube-system daemonset/aws-node AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS={}",
+                prefixes.join(",")
+            ),
         )
     }]
 }
@@ -345,138 +364,4 @@ fn allowances(facts: &Facts) -> Vec<Finding> {
         )
     });
     each.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-    use std::net::Ipv4Addr;
-
-    use super::super::facts::{allowances as exceeded, rewriting, without_policy};
-    use super::super::peers::Peer;
-    use super::*;
-    use crate::config::Config;
-    use crate::netlink::links::{Layer, Link};
-    use crate::netlink::lookup::Way;
-
-    /// A machine on which all is well.
-    fn healthy() -> Facts {
-        let config = Config::parse(include_str!("../../vpnat.example.toml"), "x".as_ref()).unwrap();
-        let link = |index, name: &str| Link {
-            index,
-            name: name.into(),
-            layer: Layer::Ethernet,
-            mtu: 1500,
-            mac: [0; 6],
-            up: true,
-            xdp: None,
-            lower: None,
-            master: None,
-            tunnel: false,
-        };
-        let way = Way { device: 2, gateway: None, mtu: None, local: false };
-        Facts {
-            ways: vec![("vendor-a".into(), "192.0.2.0/24".parse().unwrap(), Ok(way))],
-            links: vec![link(2, "eth0"), link(3, "eth1")],
-            local: vec![Ipv4Addr::new(10, 0, 1, 10)],
-            forwarding: Some(1),
-            without_policy: Some(0),
-            rp_filter: HashMap::from([("eth0".into(), STRICT)]),
-            kernel: ("6.1".into(), Ok(())),
-            xdp: Ok("off".into()),
-            rewriting_rules: Some(vec![]),
-            bound: vec![],
-            peers: vec![],
-            flows: Some(HashMap::from([(Ipv4Addr::new(10, 0, 2, 7), 5)])),
-            available_kib: Some(1 << 30),
-            exceeded: vec![],
-            config,
-        }
-    }
-
-    /// What is wrong after `change`: each check and how bad it is.
-    fn wrong(change: impl FnOnce(&mut Facts)) -> Vec<(&'static str, Level)> {
-        let mut facts = healthy();
-        change(&mut facts);
-        let findings = check(&facts).into_iter().filter(|finding| finding.level != Level::Ok);
-        findings
-            .inspect(|finding| assert!(!finding.why.is_empty() && finding.fix.is_some(), "{finding:?}"))
-            .map(|finding| (finding.check, finding.level))
-            .collect()
-    }
-
-    #[test]
-    fn a_healthy_machine_is_told_so() {
-        assert_eq!(wrong(|_| {}), []);
-    }
-
-    #[test]
-    fn each_check_tells_what_is_wrong() {
-        use Level::{Error, Warning};
-        assert_eq!(wrong(|f| f.kernel.1 = Err("no type information".into())), [("kernel", Error)]);
-        assert_eq!(wrong(|f| f.forwarding = Some(0)), [("forwarding", Error)]);
-        assert_eq!(wrong(|f| f.without_policy = Some(3)), [("ipsec", Warning)]);
-        assert_eq!(wrong(|f| f.without_policy = None), []);
-        assert_eq!(wrong(|f| f.links[1].up = false), [("device", Error)]);
-        assert_eq!(wrong(|f| f.links.truncate(1)), [("device", Error)]);
-        assert_eq!(wrong(|f| f.local.clear()), [("egress", Warning)]);
-        assert_eq!(wrong(|f| f.ways[0].2 = Err("unreachable".into())), [("route", Error)]);
-        let elsewhere = Way { device: 3, gateway: None, mtu: None, local: false };
-        assert_eq!(wrong(|f| f.ways[0].2 = Ok(elsewhere)), [("rp_filter", Warning), ("route", Error)]);
-        assert_eq!(wrong(|f| f.xdp = Err("the driver".into())), [("xdp", Error)]);
-        assert_eq!(wrong(|f| f.config.vendors[0].mss = Mss::Fixed(1461)), [("mss", Warning)]);
-        assert_eq!(wrong(|f| f.config.vendors[0].mss = Mss::Fixed(1460)), []);
-        let jumbo = |f: &mut Facts| {
-            f.config.vendors[0].mss = Mss::Off;
-            f.links[1].mtu = 9001;
-        };
-        assert_eq!(wrong(jumbo), [("mss", Warning)]);
-        assert_eq!(wrong(|f| f.rewriting_rules = None), [("firewall", Warning)]);
-        assert_eq!(wrong(|f| f.rewriting_rules = Some(vec!["masquerade".into()])), [("firewall", Warning)]);
-        let egress = Ipv4Addr::new(10, 0, 1, 10);
-        assert_eq!(wrong(|f| f.bound = vec![(egress, 4500)]), [("sockets", Warning)]);
-        assert_eq!(wrong(|f| f.bound = vec![(egress, 500)]), []);
-        let node = HashMap::from([(Ipv4Addr::new(10, 0, 3, 1), MANY_FLOWS)]);
-        assert_eq!(wrong(|f| f.flows = Some(node)), [("sources", Warning)]);
-        let short = |f: &mut Facts| {
-            f.flows = None;
-            f.available_kib = Some(1000);
-        };
-        assert_eq!(wrong(short), [("memory", Warning)]);
-        let counter = ("eth0".into(), "pps_allowance_exceeded".into(), 7);
-        assert_eq!(wrong(|f| f.exceeded = vec![counter]), [("allowances", Warning)]);
-    }
-
-    #[test]
-    fn a_far_end_in_a_vendors_prefix() {
-        use Level::{Error, Warning};
-        let remote = Ipv4Addr::new(192, 0, 2, 1);
-        let peer = |is_tunnel, local: [u8; 4], remote| Peer {
-            who: "x".into(),
-            is_tunnel,
-            local: local.into(),
-            remote,
-        };
-        let tunnel = peer(true, [10, 0, 1, 5], remote);
-        assert_eq!(wrong(|f| f.peers = vec![tunnel.clone(), tunnel.clone()]), [("peers", Error)]);
-        assert_eq!(wrong(|f| f.peers = vec![peer(false, [10, 0, 1, 5], remote)]), [("peers", Warning)]);
-        assert_eq!(wrong(|f| f.peers = vec![peer(false, [10, 0, 1, 10], remote)]), []);
-        assert_eq!(wrong(|f| f.peers = vec![peer(true, [10, 0, 1, 5], Ipv4Addr::new(203, 0, 113, 1))]), []);
-        let exempted = |f: &mut Facts| {
-            f.config.vendors[0].exempt = vec!["192.0.2.1/32".parse().unwrap()];
-            f.peers = vec![tunnel];
-        };
-        assert_eq!(wrong(exempted), []);
-    }
-
-    #[test]
-    fn listings_are_read() {
-        let table = "XfrmInError             \t0\nXfrmInNoPols            \t12\n";
-        assert_eq!((without_policy(table), without_policy("")), (Some(12), None));
-        let nft = "table ip nat {\n chain post {\n  type nat hook postrouting priority srcnat;\n  oifname eth0 masquerade\n  snat to 1.2.3.4\n }\n}";
-        assert_eq!(rewriting(nft), ["oifname eth0 masquerade", "snat to 1.2.3.4"]);
-        assert_eq!(rewriting("-A POSTROUTING -j MASQUERADE\n-A INPUT -j DROP").len(), 1);
-        let text = "NIC statistics:\n  pps_allowance_exceeded: 3\n  bw_in_allowance_exceeded: 0\n  conntrack_allowance_available: 9\n";
-        assert_eq!(exceeded(text), [("pps_allowance_exceeded".to_owned(), 3)]);
-    }
 }

@@ -7,16 +7,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ipnet::Ipv4Net;
+use vpnat_common::layout::flow::{Direction, kind};
 
+use super::firewall::{self, Rule};
 use super::peers::{Peer, local_ends, peers};
 use crate::config::Config;
-use crate::datapath::flows::list;
+use crate::datapath::flows::{each_entry, half};
 use crate::datapath::maps::Table;
 use crate::datapath::pins::Pins;
 use crate::datapath::xdp;
 use crate::datapath::{Error, kernel};
 use crate::netlink::links::{self, Link};
 use crate::netlink::lookup::{Query, Way, way};
+
+/// An address that no table has a route of its own for, so that the default route answers; nothing is sent there.
+const ANYWHERE: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 
 /// The facts.
 #[derive(Debug)]
@@ -35,12 +40,16 @@ pub struct Facts {
     pub rp_filter: HashMap<String, u32>,
     /// The way to the first address of each vendor prefix, or why there is none.
     pub ways: Vec<(String, Ipv4Net, Result<Way, String>)>,
+    /// The way to everywhere else, if there is one.
+    pub default_way: Option<Way>,
+    /// Inside and outside devices that merge packets as they arrive (LRO).
+    pub merging: Vec<String>,
     /// Whether the kernel has what the programs need, and its release.
     pub kernel: (String, Result<(), String>),
     /// How XDP would be used.
     pub xdp: Result<String, String>,
-    /// Lines of the firewall that rewrite sources; `None` if no tool could list it.
-    pub rewriting_rules: Option<Vec<String>>,
+    /// Rules of the firewall that rewrite sources; `None` if no tool could list it.
+    pub rewriting_rules: Option<Vec<Rule>>,
     /// Ports of sockets that are bound to an egress address.
     pub bound: Vec<(Ipv4Addr, u16)>,
     /// Whom this machine speaks to itself.
@@ -80,6 +89,10 @@ impl Facts {
         let xdp = xdp::decide(config.xdp, &facts)
             .map(|decision| format!("{}: {}", decision.mode.name(), decision.reason))
             .map_err(|error| error.to_string());
+        let merging = configured
+            .iter()
+            .filter(|device| output("ethtool", &["-k", device]).is_some_and(|features| merges(&features)));
+        let merging = merging.map(|device| (*device).to_owned()).collect();
         let exceeded = configured.iter().flat_map(|device| exceeded(device)).collect();
         Ok(Self {
             rp_filter: rp_filter.collect(),
@@ -88,7 +101,9 @@ impl Facts {
             ways,
             kernel: (kernel::release(), kernel::check_features().map_err(|error| error.to_string())),
             xdp,
-            rewriting_rules: rewriting_rules(),
+            rewriting_rules: firewall::rules(),
+            default_way: way(&Query { from: None, to: ANYWHERE, arriving: None }).ok().flatten(),
+            merging,
             bound: bound(&egress),
             peers: peers(),
             flows: flows(pins),
@@ -123,36 +138,20 @@ pub(super) fn output(tool: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn rewriting_rules() -> Option<Vec<String>> {
-    let listings = [output("nft", &["list", "ruleset"]), output("iptables-legacy-save", &["-t", "nat"])];
-    if listings.iter().all(Option::is_none) {
-        return None;
-    }
-    Some(listings.iter().flatten().flat_map(|text| rewriting(text)).collect())
-}
-
-/// The lines of a listing that rewrite sources.
-pub(super) fn rewriting(listing: &str) -> Vec<String> {
-    let lines = listing.lines().map(str::trim);
-    let rewrites = |line: &&str| {
-        let mut words = line.split_whitespace();
-        !line.starts_with("type nat")
-            && words.any(|word| matches!(word, "masquerade" | "snat" | "MASQUERADE" | "SNAT"))
-    };
-    lines.filter(rewrites).map(str::to_owned).collect()
-}
-
 fn bound(egress: &[Ipv4Addr]) -> Vec<(Ipv4Addr, u16)> {
     let tables = ["/proc/net/udp", "/proc/net/tcp"].map(|path| fs::read_to_string(path).unwrap_or_default());
     tables.iter().flat_map(|text| local_ends(text)).filter(|(address, _)| egress.contains(address)).collect()
 }
 
+/// Counted by their outbound halves, in memory that grows with the sources and not with the table.
 fn flows(pins: &Pins) -> Option<HashMap<Ipv4Addr, usize>> {
-    let listing = list(&Table::flows(pins).ok()?).ok()?;
     let mut counts = HashMap::new();
-    for flow in listing.flows {
-        *counts.entry(Ipv4Addr::from(flow.inside.address)).or_default() += 1;
-    }
+    each_entry(&Table::flows(pins).ok()?, |key, entry| {
+        if key.kind == kind::FLOW && entry.direction == Direction::Outbound {
+            *counts.entry(Ipv4Addr::from(half(key, *entry).inside.address)).or_default() += 1;
+        }
+    })
+    .ok()?;
     Some(counts)
 }
 
@@ -174,4 +173,9 @@ pub(super) fn allowances(text: &str) -> Vec<(String, u64)> {
     let pairs = pairs.filter(|(name, _)| name.ends_with("_allowance_exceeded"));
     let values = pairs.filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)));
     values.filter(|(_, value)| *value > 0).collect()
+}
+
+/// Whether `ethtool -k` says that a device merges packets for good.
+pub(super) fn merges(features: &str) -> bool {
+    features.lines().any(|line| line.trim().starts_with("large-receive-offload: on"))
 }

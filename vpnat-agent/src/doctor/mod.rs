@@ -2,7 +2,10 @@
 
 mod checks;
 mod facts;
+mod firewall;
 mod peers;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 
