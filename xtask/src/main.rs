@@ -51,3 +51,44 @@ fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// Every call of this program in a page: lines of code, and what stands between backticks, where it may only be named.
+    fn calls(page: &str) -> impl Iterator<Item = (&str, bool)> {
+        let spans = page.split('`').skip(1).step_by(2).filter(|span| !span.contains('\n'));
+        let lines = page.lines().map(str::trim_start);
+        let code =
+            lines.map(|line| line.split(" # ").next().unwrap_or(line)).filter(|line| !line.contains('`'));
+        let all = spans.map(|span| (span, true)).chain(code.map(|line| (line, false)));
+        all.filter(|(text, _)| text.starts_with("cargo xtask "))
+    }
+
+    #[test]
+    fn every_call_in_the_documentation_is_understood() {
+        let root = xtask::workspace_root();
+        let mut pages: Vec<_> = ["README.md", "ARCHITECTURE.md", "RELIABILITY.md", "COMPLIANCE.md"]
+            .map(|name| root.join(name))
+            .into();
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(docs.filter(|path| path.extension().is_some_and(|ending| ending == "md")));
+        let mut found = 0;
+        for page in pages {
+            let text = std::fs::read_to_string(&page).unwrap();
+            for (call, named) in calls(&text) {
+                let words = call.split_whitespace().skip(1);
+                match Cli::try_parse_from(words) {
+                    Err(error) if !(named && error.kind() == ErrorKind::MissingRequiredArgument) => {
+                        panic!("{}: `{call}`: {error}", page.display());
+                    }
+                    _ => found += 1,
+                }
+            }
+        }
+        assert!(found > 15, "only {found}");
+    }
+}

@@ -1,49 +1,146 @@
 //! The documentation's commands, run against a live agent: a page that names a verb or a flag that is not there fails.
 
+use std::process::Output;
 use std::time::Duration;
 
 use tests::long::Conversation;
-use tests::topology::{Shape, VENDOR};
+use tests::topology::{EGRESS, Shape, VENDOR};
 
 use crate::setting::Setting;
 
-/// Pages whose lines that start with `$ ` are commands.
+/// Pages for operators.
 const PAGES: &[(&str, &str)] = &[
     ("README.md", include_str!("../../../README.md")),
+    ("docs/aws.md", include_str!("../../../docs/aws.md")),
     ("docs/runbooks.md", include_str!("../../../docs/runbooks.md")),
+    ("docs/setups.md", include_str!("../../../docs/setups.md")),
 ];
 
-/// Verbs that ask for the configuration by a file that is not the default one here.
-const WITH_FILE: &[&str] = &["reload", "doctor", "check"];
+/// Where else the rest of the commands is run, or why it cannot be: what the line begins with, and that.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("cargo xtask", "xtask's own tests parse every such line"),
+    ("dpkg -i", "the package tests install, check and start"),
+    ("cp /usr/share/doc/vpnat", "the package tests compare what is installed there"),
+    ("systemctl ", "the package tests enable, start, reload and remove"),
+    ("aws ", "takes an AWS account"),
+    ("kubectl ", "takes a cluster"),
+    ("iptables ", "`rolled_back_to_iptables`, below"),
+    ("ip link", "the lab's own tunnels, and those of the guests of `cargo xtask vm` (`tests::ipsec`)"),
+    ("ip route", "likewise"),
+    ("ip xfrm", "likewise"),
+];
+
+/// Verbs that end the datapath, or do not end; run below, and by every other test.
+const NOT_HERE: &[&str] = &["detach", "run"];
+
+/// The commands of a page: lines of its blocks of code that begin with a known program, without what stands around them.
+fn commands(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut fence: Option<bool> = None;
+    for line in page.lines() {
+        if let Some(language) = line.strip_prefix("```") {
+            fence = match fence {
+                Some(_) => None,
+                None => Some(matches!(language, "console" | "text")),
+            };
+            continue;
+        }
+        let line = match (fence, line.strip_prefix("    ")) {
+            (Some(true), _) => line,
+            (None, Some(line)) => line,
+            _ => continue,
+        };
+        let line = line.split(" # ").next().unwrap_or(line).trim();
+        let line = line.strip_prefix("$ ").unwrap_or(line);
+        let line = line.strip_prefix("sudo ").unwrap_or(line);
+        let first = line.split(' ').next().unwrap_or_default();
+        if ["vpnat", "curl", "bpftool"].contains(&first)
+            || ELSEWHERE.iter().any(|(start, _)| line.starts_with(start))
+        {
+            found.push(line.to_owned());
+        } else {
+            // A picture, or a block that is no console: nothing that looks like a command.
+            let word = first.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            let options = line.contains(" --") || line.contains(" -t ");
+            assert!(!(word && options && !line.contains('─')), "who runs `{line}`?");
+        }
+    }
+    found
+}
+
+/// The words for a verb that nobody sits in front of: what a person answers or ends by hand.
+fn by_itself(words: &str) -> String {
+    let helps = [("flows kill", "--yes"), ("top", "--once"), ("trace", "--seconds 1")];
+    let help = helps.iter().find(|(verb, help)| {
+        let option = help.split(' ').next().unwrap_or_default();
+        words.starts_with(verb) && !words.contains(option)
+    });
+    help.map_or(words.to_owned(), |(_, help)| format!("{words} {help}"))
+}
 
 #[test]
 fn every_command_of_the_documentation_runs() {
-    Setting::tc(Shape::TwoArm).run(|lab, agent| {
+    Setting::tc(Shape::TwoArm).run_before_start(|lab, agent| {
+        // As the pages have it: a flow log, and the files where the packages put them.
+        let etc = lab.site().sandbox.dir().join("etc");
+        std::fs::create_dir_all(&etc).expect("a folder");
+        let text = std::fs::read_to_string(agent.file()).expect("the configuration");
+        let log = etc.join("flows.jsonl");
+        std::fs::write(agent.file(), format!("{text}\n[flow_log]\njson = {:?}\n", log.display().to_string()))
+            .expect("the configuration");
+        agent.start();
         let talk = Conversation::start(&lab.pods[1], 40000, VENDOR, Duration::from_millis(20));
         let talk = talk.expect("a connection");
         assert!(talk.wait_for(5));
         let mut ran = 0;
         for (page, text) in PAGES {
-            for line in text.lines().filter_map(|line| line.strip_prefix("$ vpnat ")) {
-                let output = if WITH_FILE.iter().any(|verb| line.starts_with(verb)) {
-                    agent.vpnat(line)
-                } else {
-                    lab.nat.try_run(&format!("{} {line}", tests::agent::binary().display()))
+            for line in commands(text) {
+                let output: Output = match line.strip_prefix("vpnat ") {
+                    Some(words) if NOT_HERE.iter().any(|verb| words.starts_with(verb)) => continue,
+                    Some(words) => {
+                        let words = words.replace(" --config /etc/vpnat/vpnat.toml", "");
+                        agent.vpnat(&by_itself(&words))
+                    }
+                    None if ELSEWHERE.iter().any(|(start, _)| line.starts_with(start)) => continue,
+                    None => lab.nat.try_run(&line),
                 };
-                // 3 and 4 are findings, not failures.
+                // 3 and 4 are findings, not failures: of the doctor's, and that nobody had an address and port.
                 let code = output.status.code();
-                let found = line.starts_with("doctor") && matches!(code, Some(3 | 4));
+                let found = (line.starts_with("vpnat doctor") && matches!(code, Some(3 | 4)))
+                    || (line.starts_with("vpnat who") && code == Some(4));
                 assert!(
                     output.status.success() || found,
-                    "{page}: `vpnat {line}` ended with {code:?}:\n{}{}",
+                    "{page}: `{line}` ended with {code:?}:\n{}{}",
                     String::from_utf8_lossy(&output.stderr),
                     String::from_utf8_lossy(&output.stdout)
                 );
                 ran += 1;
             }
         }
-        assert!(ran > 10, "only {ran} commands found");
+        assert!(ran > 30, "only {ran} commands found");
         let talk = talk.stop();
         assert!(talk.broken.is_none() && talk.lost == 0, "{talk:?}");
+    });
+}
+
+/// The way back: in the runbook's order nothing leaves with a pod's address (the captures judge), and pods go on being served.
+#[test]
+fn rolled_back_to_iptables() {
+    Setting::tc(Shape::TwoArm).run(|lab, agent| {
+        lab.pods[0].http_get(0, VENDOR, "/").expect("an answer");
+        let (_, section) = PAGES[2].1.split_once("## Roll back to iptables").expect("the section");
+        let lines: Vec<String> = commands(section);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        for line in &lines {
+            match line.strip_prefix("vpnat ") {
+                Some(words) => drop(agent.vpnat_ok(words)),
+                None if line.starts_with("systemctl disable --now") => agent.stop(),
+                None => drop(lab.nat.run(line)),
+            }
+        }
+        assert!(agent.attached().is_empty() && agent.pins().is_empty());
+        lab.nat.sysctl("net.ipv4.ip_forward", "1");
+        let reply = lab.pods[0].http_get(0, VENDOR, "/").expect("an answer by way of iptables");
+        assert_eq!(*reply.seen.ip(), EGRESS);
     });
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tests::long::Pinger;
 use tests::process::{self, wait_until};
+use tests::sandbox::Sandbox;
 use tests::topology::{Shape, VENDOR};
 
 use crate::setting::Setting;
@@ -51,12 +52,36 @@ fn without_a_terminal_it_says_so() {
         for (words, said) in [
             ("top", "there is no terminal to draw on: standard output: use `vpnat top --once`"),
             ("top --once --vendor nobody", "there is no vendor `nobody`: --vendor:"),
-            ("top --once --pin-dir /sys/fs/bpf/nothing", "cannot be used with"),
+            ("top --once --size 80x24 --vendor vendor-a --interval 0", "`0` is no interval"),
         ] {
             let output = agent.vpnat(words);
             let text = String::from_utf8_lossy(&output.stderr);
             assert!(!output.status.success() && text.contains(said), "{words}: {text}");
         }
+    });
+}
+
+/// The pins are named by their directory or by the configuration that names it, and by one of them only.
+#[test]
+fn the_pins_may_be_named() {
+    Setting::tc(Shape::TwoArm).run(|lab, agent| {
+        let top = |words: &[&str]| {
+            let mut command = lab.nat.command(&tests::agent::binary().to_string_lossy());
+            command.args(["top", "--once"]).args(words);
+            let output = process::output(command);
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8(text).expect("UTF-8"))
+        };
+        let own = Sandbox::bpffs().join("vpnat");
+        let own = own.to_str().expect("a path");
+        let (status, frame) = top(&["--pin-dir", own]);
+        assert!(status == Some(0) && frame.contains("vendor-a") && frame.contains("translating"), "{frame}");
+        let (status, said) = top(&["--pin-dir", "/sys/fs/bpf/nothing"]);
+        let nothing = "nothing is pinned: /sys/fs/bpf/nothing/v";
+        assert!(status == Some(1) && said.contains(nothing) && said.contains("with --pin-dir"), "{said}");
+        let file = agent.file().to_str().expect("a path");
+        let (status, said) = top(&["--pin-dir", own, "--config", file]);
+        assert!(status == Some(2) && said.contains("cannot be used with"), "{said}");
     });
 }
 
