@@ -41,7 +41,7 @@ say. `missing`: records that the log says it lost; if it is not 0, the answer ma
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// What the vendor saw, ADDRESS:PORT.
-    #[arg(value_name = "ADDRESS:PORT")]
+    #[arg(value_name = "ADDRESS:PORT", value_parser = end)]
     seen: SocketAddrV4,
     /// When: 14:03, 14:03:20 (today, or yesterday if that is yet to come), 2026-11-25T14:03, or RFC 3339 with a zone. Without
     /// one, in this machine's time zone. [default: now]
@@ -51,7 +51,7 @@ pub(super) struct Options {
     #[arg(long, value_parser = protocol_number)]
     protocol: Option<u8>,
     /// Towards this destination only: the same port may serve several.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = end)]
     remote: Option<SocketAddrV4>,
     /// Read this log, and its rotated files, instead of the configured one; `-`: standard input, as from
     /// `journalctl -t vpnat-flow -o cat`.
@@ -141,6 +141,10 @@ impl Question {
                 .remote
                 .is_none_or(|remote| SocketAddrV4::new(flow.remote.address, flow.remote.port) == remote)
     }
+}
+
+fn end(text: &str) -> Result<SocketAddrV4, String> {
+    text.parse().map_err(|_| format!("`{text}` is no address with a port: write it as in 10.0.1.10:40123"))
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {

@@ -54,7 +54,9 @@ impl FromStr for Place {
             None => (text, None),
         };
         let address = address.parse().map_err(|_| format!("`{address}` is no IPv4 address"))?;
-        let port = port.map(|port| port.parse().map_err(|_| format!("`{port}` is no port")));
+        let port = port.map(|port| {
+            port.parse().map_err(|_| format!("`{port}` is no port: write a number from 0 to 65535"))
+        });
         Ok(Self { address, port: port.transpose()? })
     }
 }
