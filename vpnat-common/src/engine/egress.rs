@@ -2,7 +2,7 @@
 //! or does not leave.
 
 use super::holding::{self, Holding};
-use super::session::{self, Admission, After, Standing, Step};
+use super::session::{self, Admission, After};
 use super::tables::Tables;
 use super::{Decision, flows, fragments, icmp_errors, own_errors};
 use crate::addr::Ip4;
@@ -20,30 +20,8 @@ pub const OWN_ERROR: Decision = Decision::nobody(Outcome::IcmpErrorNoFlow);
 #[inline(always)]
 pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifindex: u32) -> Decision {
     let mut admission = Admission::NONE;
-    // Whether a SYN may be among what is translated.
-    let mut control = false;
-    let mut step = session::translate::<T, P, true>(tables, packet, After::Nothing);
-    if step == Step::STALE {
-        admission.preferred = flows::port_of(tables, packet);
-        step = match session::renew(tables, packet, false) {
-            Standing::Current => session::translate::<T, P, true>(tables, packet, After::Renewed),
-            Standing::Over => Step::MISS,
-            Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
-        };
-    }
-    if step == Step::CONTROL {
-        control = true;
-        // Only a pair can take note; renewing completes it.
-        step = if session::follow(tables, packet)
-            || session::renew(tables, packet, false) == Standing::Current
-        {
-            session::translate::<T, P, true>(tables, packet, After::Followed)
-        } else {
-            Step::done(Decision::nobody(Outcome::EntryInvalid))
-        };
-    }
-    if step != Step::MISS {
-        return session::finish::<T, P, true>(tables, packet, step, control);
+    if let Some(decision) = session::established::<T, P, true>(tables, packet, &mut admission.preferred) {
+        return decision;
     }
     // Without an address it has ended there: dropped, passed, or translated by what it quotes or belongs to.
     let admitted = admit(tables, packet, ingress_ifindex, &mut admission.egress);

@@ -2,10 +2,10 @@
 //! to a device that translates.
 
 use super::holding::{self, Holding};
-use super::session::{self, After, Standing, Step};
+use super::session;
 use super::tables::{Link, Route, RouteQuery, Tables};
 use super::{Decision, fast, fragments, icmp_errors};
-use crate::addr::Ip4;
+use crate::addr::{Ip4, Port};
 use crate::ip_options;
 use crate::layout::device::role;
 use crate::layout::flow::Direction;
@@ -27,28 +27,8 @@ pub fn redirect<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P)
 #[inline(always)]
 pub fn restore<T: Tables, P: Holding, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
     if ROLES & role::OUTSIDE != 0 {
-        let mut control = false;
-        let mut step = session::translate::<T, P, false>(tables, packet, After::Nothing);
-        if step == Step::STALE {
-            step = match session::renew(tables, packet, false) {
-                Standing::Current => session::translate::<T, P, false>(tables, packet, After::Renewed),
-                Standing::Over => Step::MISS,
-                Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
-            };
-        }
-        if step == Step::CONTROL {
-            control = true;
-            // Only a pair can take note; renewing completes it.
-            step = if session::follow(tables, packet)
-                || session::renew(tables, packet, false) == Standing::Current
-            {
-                session::translate::<T, P, false>(tables, packet, After::Followed)
-            } else {
-                Step::done(Decision::nobody(Outcome::EntryInvalid))
-            };
-        }
-        if step != Step::MISS {
-            return session::finish::<T, P, false>(tables, packet, step, control);
+        if let Some(decision) = session::established::<T, P, false>(tables, packet, &mut Port::new(0)) {
+            return decision;
         }
         let mut decision = without_flow(tables, packet);
         if decision.is(Outcome::IcmpErrorNoFlow) {

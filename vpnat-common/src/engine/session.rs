@@ -149,6 +149,42 @@ pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     })
 }
 
+/// Translates a packet by its flow, with what has to happen before; `None` if it has none, or none any more: `preferred` is then the
+/// port that a pod's flow had.
+#[inline(always)]
+pub fn established<T: Tables, P: Holding, const OUTBOUND: bool>(
+    tables: &T,
+    packet: &mut P,
+    preferred: &mut Port,
+) -> Option<Decision> {
+    // Whether a SYN may be among what is translated.
+    let mut control = false;
+    let mut step = translate::<T, P, OUTBOUND>(tables, packet, After::Nothing);
+    if step == Step::STALE {
+        if OUTBOUND {
+            *preferred = flows::port_of(tables, packet);
+        }
+        step = match renew(tables, packet, false) {
+            Standing::Current => translate::<T, P, OUTBOUND>(tables, packet, After::Renewed),
+            Standing::Over => Step::MISS,
+            Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
+        };
+    }
+    if step == Step::CONTROL {
+        control = true;
+        // Only a pair can take note; renewing completes it.
+        step = if follow(tables, packet) || renew(tables, packet, false) == Standing::Current {
+            translate::<T, P, OUTBOUND>(tables, packet, After::Followed)
+        } else {
+            Step::done(Decision::nobody(Outcome::EntryInvalid))
+        };
+    }
+    if step == Step::MISS {
+        return None;
+    }
+    Some(finish::<T, P, OUTBOUND>(tables, packet, step, control))
+}
+
 /// Brings a translation to its end: a first fragment decides for the others before it is translated, and the MSS of
 /// a packet that may be a SYN (`control`) is lowered.
 #[inline(always)]
