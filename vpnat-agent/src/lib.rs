@@ -24,4 +24,5 @@ pub mod stop;
 pub mod supervisor;
 pub mod top;
 pub mod trace;
+pub mod waiting;
 pub mod watchdog;

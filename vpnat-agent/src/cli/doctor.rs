@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::datapath::kernel;
 use crate::datapath::pins::Pins;
 use crate::doctor::{Facts, Finding, Level, check};
+use crate::waiting::Waiting;
 
 /// Exit status when there are warnings and no errors.
 const WARNINGS: u8 = 3;
@@ -47,7 +48,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let config = Config::load(&options.config)?;
     kernel::check_privileges()?;
     let pins = Pins::new(&config.pin_root);
+    let waiting = Waiting::of("looking at this machine");
     let findings = check(&Facts::gather(config, &pins)?);
+    drop(waiting);
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     let document = Document { version: 1, worst, findings };
     if options.json {

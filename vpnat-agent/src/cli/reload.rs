@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{say, say_json};
 use crate::config::Config;
 use crate::control::{self, Answer, Request};
+use crate::waiting::Waiting;
 
 /// The shape of the JSON. A test compares it with what is printed.
 const JSON_HELP: &str =
@@ -46,7 +47,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     // A file that is wrong is told from here, agent or not: nobody gets to apply it.
     let config = Config::load(&options.config)?;
     let request = Request { dry_run: options.dry_run, open_removed: options.open_removed };
+    let waiting = Waiting::of("the agent reads its configuration");
     let answer = control::call(&config.run_dir, &request)?;
+    drop(waiting);
     let good = answer.errors.is_empty();
     if options.json {
         say_json(&Document { version: 1, applied: good && !options.dry_run, answer })?;

@@ -19,6 +19,7 @@ use crate::datapath::pins::Pins;
 use crate::datapath::program_names::ProgramNames;
 use crate::datapath::tc::our_filters;
 use crate::netlink::links;
+use crate::waiting::Waiting;
 
 /// `status` when vpnat is pinned but not in order.
 const NOT_IN_ORDER: u8 = 3;
@@ -176,7 +177,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             inbound: maps.count_everywhere(vendor.slot, Outcome::Inbound)?.into(),
         });
     }
+    let waiting = Waiting::of("counting the flow table");
     let (census, entries) = census(&table)?;
+    drop(waiting);
     let document = Document {
         version: 1,
         layout: LAYOUT_VERSION,

@@ -23,6 +23,7 @@ use crate::datapath::maps::Table;
 use crate::datapath::pins::Pins;
 use crate::flow_log::all_of;
 use crate::flow_log::record::{End, Record, Tuple, What};
+use crate::waiting::Waiting;
 
 /// `who` when nobody had the address and port.
 const NOBODY_HAD_IT: u8 = 4;
@@ -156,6 +157,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let mut search = Search::new(&question);
     let mut read = Vec::new();
+    let waiting = Waiting::of("reading the flow log");
     for path in logs(options)? {
         let source: Box<dyn Read> = if path.as_os_str() == "-" {
             Box::new(std::io::stdin())
@@ -169,6 +171,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let pins = options.pins.pins()?;
     let live = live(&pins, &question);
+    drop(waiting);
     if let (Err(error), true) = (&live, read.is_empty()) {
         anyhow::bail!("there is no flow log to read, and the flow table cannot be read either: {error}");
     }

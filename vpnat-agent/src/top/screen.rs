@@ -21,6 +21,7 @@ use super::sample::Sample;
 use super::ui::{Key, Next, Ui, Under};
 use crate::datapath::Error;
 use crate::datapath::pins::Pins;
+use crate::waiting::Waiting;
 
 /// Signals are looked for so often while nothing happens.
 const LISTEN: Duration = Duration::from_millis(250);
@@ -82,10 +83,12 @@ pub fn once(
     size: (u16, u16),
     choose: impl FnOnce(&Model) -> Result<Ui, ScreenError>,
 ) -> Result<Vec<String>, ScreenError> {
+    let waiting = Waiting::of("looking twice at the flow table");
     let mut model = Model::new(Sample::read(pins)?);
     let mut ui = choose(&model)?;
     std::thread::sleep(interval);
     model.push(Sample::read(pins)?);
+    drop(waiting);
     let mut buf = Buffer::empty(Rect::new(0, 0, size.0, size.1));
     draw(&model, &mut ui, Look { still: true, ..look }, None, &mut buf);
     Ok(lines(&buf))
@@ -125,8 +128,10 @@ pub fn run(
     if kind.is_empty() || kind == "dumb" {
         return Err(ScreenError::Dumb(kind));
     }
+    let waiting = Waiting::of("looking at the flow table");
     let mut model = Model::new(Sample::read(pins)?);
     let mut ui = choose(&model)?;
+    drop(waiting);
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGHUP] {
         signal_hook::flag::register(signal, ended.clone()).map_err(ScreenError::Signals)?;

@@ -13,6 +13,7 @@ use crate::datapath::Error;
 use crate::datapath::flows::visit;
 use crate::datapath::maps::Table;
 use crate::datapath::reap::{KEYS_PER_CALL, REAP, Reaper};
+use crate::waiting::Waiting;
 
 /// What is said in `--help`.
 const HELP: &str = "End the flows that match. The kernel removes both entries of each by its own rules.
@@ -45,6 +46,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let names = names(&pins)?;
     let reaper = Reaper::open(&pins.program(REAP))?;
     let mut keys: Vec<FlowKey> = Vec::new();
+    let waiting = Waiting::of("looking through the flow table");
     visit(
         &Table::flows(&pins)?,
         kind::FLOW,
@@ -54,6 +56,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             Ok::<(), Error>(())
         },
     )?;
+    drop(waiting);
     if keys.is_empty() {
         say("no flow matches")?;
         return Ok(ExitCode::SUCCESS);
@@ -62,10 +65,12 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         say("nothing was changed")?;
         return Ok(ExitCode::FAILURE);
     }
+    let waiting = Waiting::of("ending flows");
     let mut entries = 0;
     for keys in keys.chunks(KEYS_PER_CALL) {
         entries += u64::from(reaper.kill(keys)?);
     }
+    drop(waiting);
     say(format_args!("{} flows matched, {entries} entries were removed", keys.len()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ use super::Place;
 use crate::datapath::census::Census;
 use crate::datapath::flows::{census, protocol_name};
 use crate::datapath::maps::{StateMaps, Table, VendorSlot};
+use crate::waiting::Waiting;
 
 /// The shape of the JSON. A test compares it with what is printed.
 pub const JSON_HELP: &str =
@@ -70,7 +71,9 @@ pub struct Busiest {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let pins = options.pins.pins()?;
     let vendors = StateMaps::open(&pins)?.vendors()?;
+    let waiting = Waiting::of("counting the flow table");
     let (census, _) = census(&Table::flows(&pins)?)?;
+    drop(waiting);
     let document = Document { version: 1, ports: pools(&census, &vendors) };
     if options.json {
         say_json(&document)?;
