@@ -47,6 +47,17 @@ pub fn measure(paths: &mut [Path<'_>], effort: &Effort, report: &mut Report) {
     added(report);
 }
 
+/// Sends at the fixed load for so long.
+pub(super) fn load(path: &Path<'_>, time: Duration) {
+    send(path, (f64::from(LOAD) * time.as_secs_f64()) as u32);
+}
+
+/// The longest of all ages, microseconds.
+pub(super) fn oldest(ages: &Shared<u64>) -> f64 {
+    let last = (0..STEPS).rev().find(|step| ages.get(*step) > 0).unwrap_or(0);
+    (last + 1) as f64 * f64::from(1 << STEP_SHIFT) / 1e3
+}
+
 fn send(path: &Path<'_>, count: u32) {
     let sender = RawSender::new(&path.pods.ns, path.pods.device(), path.pods.next_hop());
     path.pods.ns.enter(|| {
@@ -67,7 +78,7 @@ fn send(path: &Path<'_>, count: u32) {
 }
 
 /// The age that this share of the packets does not exceed, microseconds.
-fn quantile_of(ages: &Shared<u64>, quantile: f64) -> Option<f64> {
+pub(super) fn quantile_of(ages: &Shared<u64>, quantile: f64) -> Option<f64> {
     let counts: Vec<u64> = (0..STEPS).map(|step| ages.get(step)).collect();
     let wanted = (counts.iter().sum::<u64>() as f64 * quantile).ceil() as u64;
     let mut sum = 0;

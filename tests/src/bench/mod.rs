@@ -10,6 +10,7 @@ pub mod bulk;
 pub mod contender;
 pub mod end;
 pub mod latency;
+pub mod looking;
 pub mod machine;
 pub mod memory;
 pub mod opening;
@@ -109,6 +110,9 @@ pub fn run(options: &Options) -> ExitCode {
     }
     if wanted("memory") {
         memory::measure(&sandbox, &contenders, options.quick, &mut report);
+    }
+    if wanted("looking") {
+        looking::measure(&sandbox, &contenders, &mut report);
     }
     let refused: Vec<String> = report.warnings.clone();
     contenders.retain(|contender| {

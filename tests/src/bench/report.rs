@@ -56,7 +56,7 @@ pub fn spread(values: &[f64]) -> f64 {
 }
 
 /// The titles of the measurements, in their order.
-pub const TITLES: [(&str, &str); 14] = [
+pub const TITLES: [(&str, &str); 15] = [
     ("rate", "Packets per second of one core, 64 B UDP, by flows and direction"),
     ("net", "Net cost of the host: path with it minus path without"),
     ("loss", "Packets that did not arrive as they should"),
@@ -65,6 +65,7 @@ pub const TITLES: [(&str, &str); 14] = [
     ("program", "Programs, time per run"),
     ("memory", "Memory"),
     ("sweep", "Sweep"),
+    ("looking", "Looking at a million flows"),
     ("bulk", "TCP in bulk, segmentation offload on"),
     ("bulk-cpu", "TCP in bulk, processor time"),
     ("latency", "One way latency at a fixed load"),

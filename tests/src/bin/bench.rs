@@ -32,7 +32,7 @@ struct Args {
     /// Only these contenders
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these measurements: throughput, opening, programs, memory, bulk, latency, start
+    /// Only these measurements: throughput, opening, programs, memory, looking, bulk, latency, start
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     measure: Vec<String>,
     /// Only these numbers of flows: 1, 1k, 50k, 1M
