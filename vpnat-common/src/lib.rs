@@ -25,6 +25,7 @@ pub mod packet;
 pub mod pool_ref;
 pub mod ports;
 pub mod recycling;
+pub mod siphash;
 pub mod tcp;
 pub mod tcp_options;
 pub mod trace;

@@ -35,6 +35,9 @@ pub const ROUNDS: u32 = 4 * (1 + SET_TRIES + BLIND_TRIES + POOL_TRIES + LAST_TRI
 /// How often a search goes on after it has come upon a port that another CPU then was faster to take over, plus one.
 pub const RACES: u32 = 2;
 
+/// Bits of a seed that a search takes for itself: enough for each port to be as likely as another, to one part in 32.
+const PIECE: u32 = 21;
+
 /// One in so many new flows looks whether an endpoint is busy enough for a pool (a power of two).
 pub const SAMPLE: u16 = 16;
 
@@ -172,6 +175,17 @@ pub struct Search {
     /// The second in which the last search on this CPU has found every port taken: one word that spares all others a look at
     /// their pools. It outlives the search.
     pub failed: u32,
+    /// What random ports are drawn from, as two halves. Each search that draws takes 21 bits of it for itself, and the last one's
+    /// successor gets another ([`super::engine::tables::Tables::unguessable`]): a port that somebody sees tells of its own piece only.
+    pub seed_high: u32,
+    /// The lower half.
+    pub seed_low: u32,
+    /// How many pieces are left. The seed outlives the search.
+    pub pieces: u32,
+    /// How many seeds there have been.
+    pub seeds: u32,
+    /// The last number that this search has drawn, 0 until then.
+    pub chance: u32,
 }
 
 /// A search, where it lies.
@@ -230,6 +244,11 @@ impl SearchRef<'_> {
         whole, set_whole;
         returns, set_returns;
         failed, set_failed;
+        seed_high, set_seed_high;
+        seed_low, set_seed_low;
+        pieces, set_pieces;
+        seeds, set_seeds;
+        chance, set_chance;
     }
 
     /// Begins anew, for the flow with the outbound `key` by way of `egress`. What is not said here is 0, but for what outlives a
@@ -237,9 +256,52 @@ impl SearchRef<'_> {
     #[inline(always)]
     pub fn begin(&self, key: &FlowKey, egress: Ip4, preferred: Port) {
         let (preferred, failed) = (preferred.number as u32, self.failed());
-        let search = Search { key: *key, egress, preferred, failed, ..Search::default() };
+        let (seed_high, seed_low) = (self.seed_high(), self.seed_low());
+        let (pieces, seeds) = (self.pieces(), self.seeds());
+        let search = Search {
+            key: *key,
+            egress,
+            preferred,
+            failed,
+            seed_high,
+            seed_low,
+            pieces,
+            seeds,
+            ..Search::default()
+        };
         // SAFETY: `new` vouches for the memory.
         unsafe { self.search.as_ptr().write(search) };
+    }
+
+    /// Whether this search could not draw: it needs a seed.
+    #[inline(always)]
+    pub fn needs_seed(&self) -> bool {
+        self.pieces() == 0
+    }
+
+    /// Gives it a `seed`, which nobody can guess; 0 is none.
+    #[inline(always)]
+    pub fn set_seed(&self, seed: u64) {
+        self.set_seed_high((seed >> 32) as u32);
+        self.set_seed_low(seed as u32);
+        self.set_pieces(if seed == 0 { 0 } else { u64::BITS / PIECE });
+        self.set_seeds(self.seeds().wrapping_add(1));
+    }
+
+    /// The next random number. Those after the first follow from it: no more than one port of a search is ever seen.
+    #[inline(always)]
+    pub fn draw(&self) -> u32 {
+        let (high, low) = (self.seed_high(), self.seed_low());
+        let mut chance = self.chance().wrapping_mul(0x915f_77f5);
+        if chance == 0 {
+            // Odd, so that no product is 0.
+            chance = high & (u32::MAX << (32 - PIECE)) | 1;
+            self.set_seed_high(high << PIECE | low >> (32 - PIECE));
+            self.set_seed_low(low << PIECE);
+            self.set_pieces(self.pieces().saturating_sub(1));
+        }
+        self.set_chance(chance);
+        chance
     }
 
     /// Outbound key of the flow.

@@ -25,6 +25,14 @@ use vpnat_common::ports::Search;
 #[unsafe(no_mangle)]
 pub static CLOCK_MULTIPLIER: Global<u64> = Global::new(0);
 
+/// The key of what ports are drawn from, set by the agent, another with each load; 0 and 0: there is none, and no flow is opened.
+#[unsafe(no_mangle)]
+pub static PORT_SECRET_A: Global<u64> = Global::new(0);
+
+/// Its other half.
+#[unsafe(no_mangle)]
+pub static PORT_SECRET_B: Global<u64> = Global::new(0);
+
 /// Not an LRU map: a flood of new flows must not evict a live one. Size from the configuration.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, FlowEntry, 524_288> = HashMap::new();

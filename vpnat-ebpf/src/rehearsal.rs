@@ -161,6 +161,17 @@ impl Tables for Rehearsal {
     }
 
     #[inline(always)]
+    fn unguessable(&self, count: u32) -> u64 {
+        self.kernel.unguessable(count)
+    }
+
+    #[inline(always)]
+    fn draw(&self, search: &SearchRef<'_>) -> u32 {
+        report(|report| report.asked |= asked::PORT);
+        search.draw()
+    }
+
+    #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
         // SAFETY: a value of REHEARSED stays readable and writable until the program ends.
         copy_of(key).map(|entry| unsafe { FlowRef::new(entry) })

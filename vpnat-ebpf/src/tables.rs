@@ -28,12 +28,13 @@ use vpnat_common::packet::Packet;
 use vpnat_common::pool_ref::PoolRef;
 use vpnat_common::ports::SearchRef;
 use vpnat_common::recycling::SetRef;
+use vpnat_common::siphash;
 
 use crate::events;
 use crate::maps::{
     ACCOUNTS, ANSWER_BUDGET, ANSWERS, CLOCK_MULTIPLIER, COUNTERS, DEVICES, EGRESS, FLOWS, FRAGMENTS, HELD,
-    HELD_SHARES, IDENTIFICATIONS, KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, SCRATCH, SEARCH, SETTINGS, SOURCES,
-    VENDOR_PREFIXES, VENDORS, WAY_SLOTS, WAYS, WORKING_SETS,
+    HELD_SHARES, IDENTIFICATIONS, KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, PORT_SECRET_A, PORT_SECRET_B,
+    SCRATCH, SEARCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS, WAY_SLOTS, WAYS, WORKING_SETS,
 };
 
 const EEXIST: i32 = -17;
@@ -117,6 +118,20 @@ extern "C" fn call_round<R: Round>(index: u32, rounds: *mut c_void) -> i64 {
     i64::from(unsafe { &mut *rounds.cast::<R>() }.round(index))
 }
 
+/// The kernel's random numbers come from a linear generator: 113 bits of them tell all that follow. Under a key that nobody outside has
+/// they tell nothing. A function of its own, for its many registers.
+#[inline(never)]
+fn unguessable(count: u32) -> u64 {
+    let key = (PORT_SECRET_A.load(), PORT_SECRET_B.load());
+    if key.0 | key.1 == 0 {
+        return 0;
+    }
+    // The count is this CPU's.
+    // SAFETY: the helper has no preconditions.
+    let random = unsafe { bpf_get_prandom_u32() };
+    siphash::hash::<1, 3>(key, (count as u64) << 32 | random as u64)
+}
+
 impl Tables for Kernel {
     #[inline(always)]
     fn repeat<R: Round>(&self, times: u32, rounds: &mut R) {
@@ -145,6 +160,11 @@ impl Tables for Kernel {
     fn random(&self) -> u32 {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn unguessable(&self, count: u32) -> u64 {
+        unguessable(count)
     }
 
     #[inline(always)]

@@ -108,6 +108,10 @@ pub enum Error {
         "cannot tell the kernel's tick rate ({0}): probe_jiffies: report this with your kernel's CONFIG_HZ"
     )]
     Clock(String),
+    #[error(
+        "the kernel gives no random numbers ({reason}): this machine: without them ports could be guessed; start again when getrandom(2) works"
+    )]
+    NoRandom { reason: String },
     #[error("told to end before everything was attached: this process: start it again when that is wanted")]
     Stopped,
     #[error(

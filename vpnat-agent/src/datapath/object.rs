@@ -22,6 +22,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vp
 /// The constant that turns jiffies into seconds.
 const CLOCK_MULTIPLIER: &str = "CLOCK_MULTIPLIER";
 
+/// The key of what ports are drawn from: constants too, so that it is there before the first packet and in no pinned map.
+const PORT_SECRET: [&str; 2] = ["PORT_SECRET_A", "PORT_SECRET_B"];
+
 /// Programs for every kind of device, by what they are for.
 pub const TC_PROGRAMS: [&str; 15] = [
     "ingress_inside_l2",
@@ -164,6 +167,12 @@ fn loader<'a>() -> EbpfLoader<'a> {
     loader
 }
 
+/// A key for one load. Never zero, which is none.
+fn new_secret() -> Result<[u64; 2], Error> {
+    let half = || getrandom::u64().map_err(|error| Error::NoRandom { reason: error.to_string() });
+    Ok([half()?.max(1), half()?])
+}
+
 /// Gives the memory that loading took back to the system.
 fn trim() {
     // SAFETY: the function has no preconditions.
@@ -222,9 +231,12 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
         return Err(Error::OtherBuild { path: pins.maps() });
     }
     let multiplier = clock::multiplier(tick_rate(stop)?);
+    let secret = new_secret()?;
     let mut loader = EbpfLoader::new();
     loader
         .override_global(CLOCK_MULTIPLIER, &multiplier, true)
+        .override_global(PORT_SECRET[0], &secret[0], true)
+        .override_global(PORT_SECRET[1], &secret[1], true)
         .map_max_entries(names::REHEARSED, REHEARSED_ENTRIES)
         .map_max_entries(names::REHEARSED_GONE, REHEARSED_ENTRIES);
     for name in names::ALL {
@@ -299,9 +311,12 @@ pub fn unload_traced(object: &mut Ebpf, program: &str) {
 fn load_over(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &Stop) -> Result<Ebpf, Error> {
     let go_on = || if stop.is_set() { Err(Error::Stopped) } else { Ok(()) };
     let multiplier = clock::multiplier(tick_rate);
+    let secret = new_secret()?;
     let mut loader = loader();
     loader
         .override_global(CLOCK_MULTIPLIER, &multiplier, true)
+        .override_global(PORT_SECRET[0], &secret[0], true)
+        .override_global(PORT_SECRET[1], &secret[1], true)
         .map_max_entries(names::FLOWS, sizes.flows)
         .map_max_entries(names::FRAGMENTS, sizes.fragments)
         .map_max_entries(names::EVENTS, sizes.events);

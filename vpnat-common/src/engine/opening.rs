@@ -48,7 +48,7 @@ pub fn take_port<T: Tables>(tables: &T, slot: u8) -> Decision {
             break;
         }
         // Lost to another CPU. On from another place: taken ports stand together.
-        search.walk_from(Range::of(policy).pick(tables.random()));
+        search.walk_from(Range::of(policy).pick(tables.draw(&search)));
     }
     if search.port() != 0 {
         return ends(Outcome::Outbound);
@@ -166,10 +166,10 @@ impl<'a, T: Tables> Opening<'a, T> {
         if search.stage() == stage::BLIND {
             // Also where much is known: a closed connection that gives way leaves the free ports to others.
             if (known.is_none() || search.is_syn() != 0) && search.has_try() {
-                return Some(range.pick(tables.random()));
+                return Some(range.pick(tables.draw(&search)));
             }
             search.go_on(stage::POOL, POOL_TRIES);
-            search.walk_from(range.pick(tables.random()));
+            search.walk_from(range.pick(tables.draw(&search)));
             if known.is_none() {
                 tables.make_pool(&self.pool_key());
                 return None;
@@ -202,7 +202,7 @@ impl<'a, T: Tables> Opening<'a, T> {
         if !search.has_try() {
             return None;
         }
-        let chance = range.pick(tables.random());
+        let chance = range.pick(tables.draw(&search));
         // Ports that were given out one after the other stand together, and so do those that closed a moment ago.
         Some(if search.tries() >= range.hand_tries() {
             chance
@@ -337,7 +337,7 @@ impl<T: Tables> Round for Opening<'_, T> {
             }
             Err(Refused::Exists) => {
                 // On from another place: taken ports stand together.
-                self.search.walk_from(self.range().pick(self.tables.random()));
+                self.search.walk_from(self.range().pick(self.tables.draw(&self.search)));
                 return self.is_over();
             }
         }

@@ -412,6 +412,13 @@ fn prepare<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission: 
     let before = admission.preferred;
     search.begin(&key, admission.egress, if before.number == 0 { key.src_port } else { before });
     search.set_returns((before.number != 0) as u32);
+    if search.needs_seed() {
+        search.set_seed(tables.unguessable(search.seeds()));
+        if search.needs_seed() {
+            // No port that can be guessed, not even one.
+            return ends(Outcome::NotReady);
+        }
+    }
     let (mut sent, mut options) = (0, TcpOptions::default());
     let phase = match subject.kind {
         Kind::Tcp if segment.opens() => {

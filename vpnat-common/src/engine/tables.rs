@@ -138,8 +138,16 @@ pub trait Tables {
     fn settings(&self) -> Settings;
     /// The clock, without the settings' offset.
     fn now(&self) -> Moment;
-    /// A random number that an observer cannot guess.
+    /// A random number. From many of them an observer could guess the next: nothing that is seen from outside follows from it alone.
     fn random(&self) -> u32;
+    /// A random number that nobody can guess, whatever was seen of others; 0 if there is no secret to make it of. `count` is another
+    /// each time.
+    fn unguessable(&self, count: u32) -> u64;
+    /// The next number of a `search` for a port (RFC 6888 REQ-15).
+    #[inline(always)]
+    fn draw(&self, search: &SearchRef<'_>) -> u32 {
+        search.draw()
+    }
     /// The entry of `key`.
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>>;
     /// An entry in which to make a new flow's half, outside the stack. There is one of each per CPU, and programs on one

@@ -1,13 +1,15 @@
 //! The port range: how much of it is used before a flow is refused, what it costs, and that nobody else pays for it.
 
 use std::collections::HashSet;
+use std::ptr::NonNull;
 
 use vpnat_common::addr::Port;
 use vpnat_common::engine::Clock;
 use vpnat_common::engine::flows::{self, When};
+use vpnat_common::engine::tables::Tables as _;
 use vpnat_common::layout::event::Cause;
 use vpnat_common::layout::outcome::Outcome;
-use vpnat_common::ports::{CHANCE, FAILURES};
+use vpnat_common::ports::{CHANCE, FAILURES, Range, Search, SearchRef};
 
 use crate::life::{Path, pod, server};
 use crate::tables::World;
@@ -259,4 +261,49 @@ fn rfc6056_4_ports_are_spread_and_follow_no_series() {
     let expected = ports.len() as f64 / 64.0;
     let chi: f64 = parts.iter().map(|seen| (seen - expected).powi(2) / expected).sum();
     assert!(chi < 130.0, "chi-square {chi}");
+}
+
+/// A port is drawn from what nobody can guess: each search that draws has a piece of it for itself, and one that keeps the pod's own
+/// port takes none.
+#[test]
+fn rfc6888_req15_each_search_draws_from_a_secret_of_its_own() {
+    let mut world = World::new();
+    let seed = |world: &World| {
+        let search = world.search().expect("a search");
+        (search.seed_high(), search.seed_low(), search.pieces(), search.seeds())
+    };
+    let to = (server(10), 53);
+    world.out(Path::Tc, &udp((pod(1), 1024), to, b""));
+    let first = seed(&world);
+    assert_eq!((first.2, first.3), (3, 1), "its own port was free");
+    world.out(Path::Tc, &udp((pod(1), 1025), to, b""));
+    assert_eq!(seed(&world), first, "what has not been drawn from is kept");
+    let mut same = Search { seed_high: first.0, seed_low: first.1, pieces: 3, ..Search::default() };
+    // SAFETY: it outlives the reference, and nobody else uses it.
+    let same = unsafe { SearchRef::new(NonNull::from(&mut same)) };
+    let range = Range { min: Port::new(1024), max: Port::new(65535) };
+    for left in [2, 1, 0] {
+        let (_, found) = world.out(Path::Tc, &udp((pod(5 - left as u8), 1024), to, b""));
+        same.set_chance(0);
+        // One number goes with the pod's own port, which was taken.
+        let drawn = [same.draw(), same.draw()];
+        assert_eq!(source(&found).1, range.pick(drawn[1]).number);
+        assert_eq!(seed(&world), (same.seed_high(), same.seed_low(), left, 1));
+    }
+    world.out(Path::Tc, &udp((pod(9), 2000), to, b""));
+    assert_eq!((seed(&world).2, seed(&world).3), (3, 2), "another seed");
+}
+
+/// Without a secret a port could be guessed: no flow is opened, and those that there are go on.
+#[test]
+fn rfc6888_req15_without_a_secret_no_flow_is_opened() {
+    let mut world = World::new();
+    world.has_secret.set(false);
+    let packet = udp((pod(1), 1024), (server(10), 53), b"");
+    let (outcome, _) = world.out(Path::Tc, &packet);
+    assert_eq!(outcome, Outcome::NotReady);
+    world.has_secret.set(true);
+    assert_eq!(world.out(Path::Tc, &packet).0, Outcome::Outbound);
+    world.has_secret.set(false);
+    assert_eq!(world.out(Path::Tc, &packet).0, Outcome::Outbound);
 }

@@ -86,6 +86,8 @@ pub struct World {
     accounts: RefCell<HashMap<AccountKey, Box<UnsafeCell<Account>>>>,
     /// Whether another CPU makes every flow a moment before this one does, with the same port.
     pub lose: Cell<bool>,
+    /// Whether there is something that random ports can be made of.
+    pub has_secret: Cell<bool>,
 }
 
 impl World {
@@ -119,6 +121,7 @@ impl World {
             ways: RefCell::default(),
             accounts: RefCell::default(),
             lose: Cell::new(false),
+            has_secret: Cell::new(true),
         }
     }
 
@@ -207,6 +210,13 @@ impl Tables for World {
         let next = self.random.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         self.random.set(next);
         next ^ (next >> 16)
+    }
+
+    fn unguessable(&self, _: u32) -> u64 {
+        if !self.has_secret.get() {
+            return 0;
+        }
+        u64::from(self.random()) << 32 | u64::from(self.random()) | 1
     }
 
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
