@@ -231,6 +231,12 @@ fn rfc5508_req3d_row_10_3_6_extensions_and_padding_stay() {
                 case.out(&error(POD, &flow.inside(&answer))).leaves_as(A, &seen);
             }
         }
+        // A length that is less than the RFC allows bounds the quote all the same: where a checksum would lie stands an extension.
+        let flow = Flow::moved(case, TCP);
+        let [packet, _] = packets(&flow);
+        let error =
+            |to, quote: &[u8]| icmp_error((ELSEWHERE, to), (11, 0), [0, 7, 0, 0], &quote[..28], &extension);
+        case.back(&error(EGRESS_A, &flow.outside(&packet))).arrives_as(A, &error(POD, &packet));
     });
 }
 
