@@ -169,7 +169,9 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
-        let entry = NonNull::new(FLOWS.get_ptr_mut(key)?)?;
+        // The kernel hashes words. One that was written in two parts would have to wait for both to reach the cache.
+        let words = key.words();
+        let entry = NonNull::new(FLOWS.get_ptr_mut(FlowKey::of_words(&words))?)?;
         // SAFETY: a value of FLOWS stays readable and writable until the program ends.
         Some(unsafe { FlowRef::new(entry) })
     }

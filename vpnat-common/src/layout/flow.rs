@@ -59,14 +59,27 @@ impl FlowKey {
         Self { kind, ..self }
     }
 
+    /// As two words: its bytes as they lie in memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
+        // SAFETY: as long as the key, which has no bytes that are not part of a field (its padding is one).
+        unsafe { core::mem::transmute(self) }
+    }
+
+    /// The key whose words these are.
+    #[inline(always)]
+    pub const fn of_words(words: &[u64; 2]) -> &Self {
+        // SAFETY: as long as the key and aligned for more; any bytes are a key.
+        unsafe { &*core::ptr::from_ref(words).cast() }
+    }
+
     /// Sixteen bits that an entry in `direction` holds which makes this `addr`:`port`. By them is noticed that the kernel has
     /// given the slot to another flow between our lookup and our use of it (preallocated hash slots are reused at once),
     /// and that the entry is spoiled.
     #[inline(always)]
     pub const fn check(&self, direction: Direction, addr: Ip4, port: Port) -> u16 {
-        let addresses = self.src.to_ne() as u64 | (self.dst.to_ne() as u64) << 32;
-        let ports = self.src_port.number as u64 | (self.dst_port.number as u64) << 16;
-        let rest = ports | (self.protocol as u64) << 32 | (self.kind as u64) << 40 | (direction as u64) << 48;
+        let [addresses, rest] = self.words();
+        let rest = rest ^ (direction as u64) << 48;
         let target = addr.to_ne() as u64 | (port.number as u64) << 32;
         // The uppermost bits of a product depend on all bits of its factors. One for each word, which do not wait for
         // each other.
