@@ -53,6 +53,38 @@ impl Drop for Waiting {
     }
 }
 
+/// Standard output that is written to while a word stands on the terminal.
+///
+/// Where both are one terminal the word goes before the first byte comes, so that they never share a line.
+#[derive(Debug)]
+pub struct Output<W = std::io::StdoutLock<'static>> {
+    out: W,
+    waiting: Option<Waiting>,
+    shared: bool,
+}
+
+impl Output {
+    /// `what` is what is being done.
+    pub fn while_waiting_for(what: &'static str) -> Self {
+        let out = std::io::stdout().lock();
+        let shared = out.is_terminal();
+        Self { out, waiting: Some(Waiting::of(what)), shared }
+    }
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.shared {
+            drop(self.waiting.take());
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -89,6 +121,22 @@ mod tests {
         let words = "\rvpnat: walking: 0 s";
         assert!(text.starts_with(words), "{text:?}");
         assert!(text.ends_with(&format!("\r{}\r", " ".repeat(words.len() - 1))), "{text:?}");
+    }
+
+    #[test]
+    fn a_shared_terminal_shows_the_word_or_the_output() {
+        for shared in [true, false] {
+            let screen = Screen::default();
+            let waiting = Waiting::on(screen.clone(), Duration::from_millis(5), "walking");
+            let mut output = Output { out: Vec::new(), waiting: Some(waiting), shared };
+            while screen.0.lock().unwrap().is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            output.write_all(b"a row").unwrap();
+            assert_eq!(output.waiting.is_none(), shared);
+            assert_eq!(output.out, b"a row");
+            assert!(!shared || screen.0.lock().unwrap().ends_with(b" \r"));
+        }
     }
 
     #[test]

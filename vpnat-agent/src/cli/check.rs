@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::datapath::kernel::{Bpffs, TcMethod, release};
 use crate::datapath::pins::Pins;
 use crate::preflight;
+use crate::waiting::Waiting;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -25,7 +26,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         say(format_args!("warning: {warning}"))?;
     }
     let pins = Pins::new(&config.pin_root);
+    let waiting = Waiting::of("looking at this machine");
     let findings = preflight::check(&config, &pins)?;
+    drop(waiting);
 
     say(format_args!("kernel: Linux {}, by {}", release(), TcMethod::of_this_kernel().name()))?;
     match &findings.bpffs {

@@ -7,6 +7,7 @@ use clap::Args;
 use super::{PinOptions, say};
 use crate::datapath::{Error, kernel};
 use crate::netlink::rules;
+use crate::waiting::Waiting;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -23,11 +24,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Some(Ok(lock)) => Some(lock),
         _ => None,
     };
+    let waiting = Waiting::of("taking the datapath away");
     // Before the hooks: where forwarding was off, nothing is forwarded untranslated afterwards.
     let put_back = crate::forwarding::put_back(&options.pins.run_dir()?);
     let mut removed = crate::detach::detach(&pins)?;
     removed.extend(rules::open()?.iter().map(|prefix| format!("rule that closes {prefix}")));
     drop(lock);
+    drop(waiting);
     for line in &removed {
         say(format_args!("removed {line}"))?;
     }

@@ -8,6 +8,7 @@ use super::{PinOptions, say, say_json};
 use crate::datapath::kernel;
 use crate::explain::packet::{Kind, Place, Protocol};
 use crate::explain::{End, Explanation, Question, Verdict, explain};
+use crate::waiting::Waiting;
 
 /// Largest packet that a test run takes, bytes.
 const LARGEST: u16 = 3000;
@@ -73,7 +74,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         device: options.device.clone(),
         size: options.size,
     };
+    let waiting = Waiting::of("sending the packet through the programs");
     let explanation = explain(&pins, &question)?;
+    drop(waiting);
     if options.json {
         say_json(&explanation)?;
     } else {

@@ -14,6 +14,7 @@ use super::{Place, names, vendor_name};
 use crate::datapath::clock::{self, PROBE_CLOCK};
 use crate::datapath::flows::{Flow, protocol_name, visit};
 use crate::datapath::maps::Table;
+use crate::waiting::Output;
 
 /// The shape of the JSON. A test compares it with what is printed.
 pub const JSON_HELP: &str =
@@ -96,7 +97,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let owned = |found: &Flow| options.filter.wants_binding(found, &names);
     let row = |flow: &Flow| row(flow, now, vendor_name(&names, flow.vendor()));
     let binding = |found: &Flow| binding(found, now, vendor_name(&names, found.vendor()));
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(Output::while_waiting_for("walking the flow table"));
     if options.json {
         write!(out, "{{\"version\":1,\"flows\":[")?;
         let mut list = Lines::default();
