@@ -41,6 +41,7 @@ fn the_tree_has_what_an_operator_looks_for() {
         "/usr/share/doc/vpnat/README.md",
         "/usr/share/doc/vpnat/CHANGELOG.md",
         "/usr/share/doc/vpnat/docs/runbooks.md",
+        "/usr/share/doc/vpnat/docs/reference/config.md",
         "/usr/share/doc/vpnat/docs/reference/metrics.md",
         "/usr/share/vpnat/grafana/vpnat.json",
         "/usr/share/vpnat/prometheus/vpnat-alerts.yml",

@@ -5,12 +5,11 @@ use std::path::Component;
 
 use ipnet::Ipv4Net;
 use toml::Spanned;
-use vpnat_common::layout::account::MOST_NEW_FLOWS_PER_S;
-use vpnat_common::layout::refusal::MOST_ANSWERS_PER_S;
-use vpnat_common::layout::vendor::{DEFAULT_HOLD_S, Timeouts};
+use vpnat_common::layout::vendor::Timeouts;
 use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 use super::issue::Issue;
+use super::limits::{self, Number, Timer};
 use super::{Config, Mss, PortRange, Vendor, flow_log, prefix, schema};
 
 /// Broken rules with their offsets in the file.
@@ -115,33 +114,28 @@ fn devices(list: &'static str, names: &Spanned<schema::Texts>, issues: &mut Issu
 }
 
 fn max_flows(value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
-    let Some(entry) = value else { return super::DEFAULT_MAX_FLOWS };
+    let Some(entry) = value else { return limits::MAX_FLOWS.default };
     let value = *entry.get_ref();
-    if !(1024..=super::MAX_MAX_FLOWS).contains(&value) {
+    if !limits::MAX_FLOWS.takes(value) {
         issues.push((entry.span().start, Issue::MaxFlowsOutOfRange { value }));
     }
     value
 }
 
 fn refusal_answers(value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
-    let Some(entry) = value else { return super::DEFAULT_REFUSAL_ANSWERS };
+    let Some(entry) = value else { return limits::REFUSAL_ANSWERS.default };
     let value = *entry.get_ref();
-    if value > MOST_ANSWERS_PER_S {
+    if !limits::REFUSAL_ANSWERS.takes(value) {
         issues.push((entry.span().start, Issue::RefusalAnswersOutOfRange { value }));
     }
     value
 }
 
-fn limit(
-    name: &'static str,
-    value: Option<&Spanned<u32>>,
-    (least, most): (u32, u32),
-    default: u32,
-    issues: &mut Issues,
-) -> u32 {
+fn limit(number: &Number, value: Option<&Spanned<u32>>, issues: &mut Issues) -> u32 {
+    let Number { name, least, most, default } = *number;
     let Some(entry) = value else { return default };
     let value = *entry.get_ref();
-    if !(least..=most).contains(&value) {
+    if !number.takes(value) {
         issues.push((entry.span().start, Issue::OutOfRange { name, value, least, most }));
     }
     value
@@ -152,9 +146,8 @@ fn mss(value: &Spanned<schema::TcpMss>, issues: &mut Issues) -> Mss {
         schema::TcpMss::Word(word) if word == "auto" => return Mss::Auto,
         schema::TcpMss::Word(word) if word == "off" => return Mss::Off,
         schema::TcpMss::Word(word) => format!("\"{word}\""),
-        // RFC 879's default, and what fits the largest packet.
         schema::TcpMss::Bytes(bytes) => match u16::try_from(*bytes) {
-            Ok(bytes @ 536..=65495) => return Mss::Fixed(bytes),
+            Ok(bytes) if limits::MSS.takes(bytes.into()) => return Mss::Fixed(bytes),
             _ => bytes.to_string(),
         },
     };
@@ -216,34 +209,10 @@ fn vendor(
         ports,
         tcp_pick_up: raw.tcp_pick_up.unwrap_or(true),
         mapping: raw.mapping,
-        max_flows_per_source: limit(
-            "max_flows_per_source",
-            raw.max_flows_per_source.as_ref(),
-            (0, super::MAX_MAX_FLOWS),
-            0,
-            issues,
-        ),
-        new_flows_per_source: limit(
-            "new_flows_per_source",
-            raw.new_flows_per_source.as_ref(),
-            (0, MOST_NEW_FLOWS_PER_S),
-            0,
-            issues,
-        ),
-        port_hold: limit(
-            "port_hold",
-            raw.port_hold.as_ref(),
-            (0, super::LONGEST_HOLD),
-            DEFAULT_HOLD_S,
-            issues,
-        ),
-        max_held_ports: limit(
-            "max_held_ports",
-            raw.max_held_ports.as_ref(),
-            (0, super::MAX_MAX_FLOWS),
-            0,
-            issues,
-        ),
+        max_flows_per_source: limit(&limits::MAX_FLOWS_PER_SOURCE, raw.max_flows_per_source.as_ref(), issues),
+        new_flows_per_source: limit(&limits::NEW_FLOWS_PER_SOURCE, raw.new_flows_per_source.as_ref(), issues),
+        port_hold: limit(&limits::PORT_HOLD, raw.port_hold.as_ref(), issues),
+        max_held_ports: limit(&limits::MAX_HELD_PORTS, raw.max_held_ports.as_ref(), issues),
         refuse: raw.refuse,
         mss: raw.tcp_mss.as_ref().map_or(Mss::Auto, |value| mss(value, issues)),
         timeouts,
@@ -335,9 +304,6 @@ fn ports(entry: &Spanned<String>, issues: &mut Issues) -> PortRange {
     PortRange { min: 1024, max: 65535 }
 }
 
-/// A year: any longer is a mistake, and far below where second counters wrap.
-const LONGEST_TIMEOUT: u32 = 31_536_000;
-
 /// A minimum that the RFC words as MUST NOT is an error below it unless `allow_short` is set, and then a
 /// warning: load tests and middleboxes on the way can be reasons, a typing mistake is the commoner one.
 fn timeouts(
@@ -346,10 +312,11 @@ fn timeouts(
     issues: &mut Issues,
     warnings: &mut Vec<String>,
 ) -> Timeouts {
-    let mut take = |name, value: &Option<Spanned<u32>>, default, minimum, rule| {
+    let mut take = |timer: &Timer, value: &Option<Spanned<u32>>| {
+        let Timer { name, default, minimum, rule } = *timer;
         let Some(entry) = value else { return default };
         let seconds = *entry.get_ref();
-        if !(1..=LONGEST_TIMEOUT).contains(&seconds) {
+        if !(1..=limits::LONGEST_TIMEOUT).contains(&seconds) {
             issues.push((entry.span().start, Issue::TimeoutOutOfRange { name, seconds }));
         } else if seconds < minimum {
             let issue = Issue::TimeoutTooShort { name, seconds, minimum, rule };
@@ -361,21 +328,13 @@ fn timeouts(
         }
         seconds
     };
-    let default = Timeouts::DEFAULT;
     Timeouts {
-        udp: take("udp", &raw.udp, default.udp, 120, "RFC 4787 REQ-5"),
-        icmp_query: take("icmp_query", &raw.icmp_query, default.icmp_query, 60, "RFC 5508 REQ-2"),
-        // RFC 7857 section 2.1 lets an operator set this one below four minutes.
-        tcp_init: take("tcp_init", &raw.tcp_init, default.tcp_init, 1, "RFC 7857 section 2.1"),
-        tcp_established: take(
-            "tcp_established",
-            &raw.tcp_established,
-            default.tcp_established,
-            7440,
-            "RFC 5382 REQ-5",
-        ),
-        tcp_closing: take("tcp_closing", &raw.tcp_closing, default.tcp_closing, 240, "RFC 5382 REQ-5"),
-        tcp_trans: take("tcp_trans", &raw.tcp_trans, default.tcp_trans, 240, "RFC 7857 section 2.2"),
+        udp: take(&limits::UDP, &raw.udp),
+        icmp_query: take(&limits::ICMP_QUERY, &raw.icmp_query),
+        tcp_init: take(&limits::TCP_INIT, &raw.tcp_init),
+        tcp_established: take(&limits::TCP_ESTABLISHED, &raw.tcp_established),
+        tcp_closing: take(&limits::TCP_CLOSING, &raw.tcp_closing),
+        tcp_trans: take(&limits::TCP_TRANS, &raw.tcp_trans),
     }
 }
 

@@ -53,6 +53,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<String> {
     list(&mut lines, "[datapath] outside", &old.outside, &new.outside);
     value(&mut lines, "[datapath] xdp", &old.xdp, &new.xdp);
     value(&mut lines, "[datapath] redirect", &old.redirect, &new.redirect);
+    value(&mut lines, "[datapath] refusal_answers", &old.refusal_answers, &new.refusal_answers);
     if old.flow_log != new.flow_log {
         let words = |config: &Config| config.flow_log.as_ref().map_or("none".into(), ToString::to_string);
         lines.push(format!("~ [flow_log]: {} becomes {}", words(old), words(new)));
@@ -96,6 +97,7 @@ fn of_vendor(lines: &mut Vec<String>, old: &Vendor, new: &Vendor) {
     value(lines, &key("port_hold"), &old.port_hold, &new.port_hold);
     value(lines, &key("max_held_ports"), &old.max_held_ports, &new.max_held_ports);
     value(lines, &key("tcp_mss"), &old.mss, &new.mss);
+    value(lines, &key("refuse"), &old.refuse, &new.refuse);
     value(lines, &key("timeouts"), &old.timeouts, &new.timeouts);
     if lines.len() == before && old != new {
         lines.push(format!("~ {}", key("settings")));

@@ -10,6 +10,7 @@ use vpnat_common::layout::event::EVENT_BUFFER;
 
 use super::check::Issues;
 use super::issue::Issue;
+use super::limits::{self, Number};
 
 /// `[flow_log]` as written.
 #[derive(Debug, Deserialize)]
@@ -99,22 +100,23 @@ pub fn check(section: Spanned<Section>, issues: &mut Issues) -> FlowLog {
             }
         }
     });
-    let mut number = |name, value: Option<Spanned<u32>>, default, least: u32, most: u32| {
+    let mut number = |number: &Number, value: Option<Spanned<u32>>| {
+        let Number { name, least, most, default } = *number;
         let Some(entry) = value else { return default };
         let value = *entry.get_ref();
-        if !(least..=most).contains(&value) {
+        if !number.takes(value) {
             issues.push((entry.span().start, Issue::FlowLogOutOfRange { name, value, least, most }));
         }
         value
     };
-    let max_size_mb = number("max_size_mb", section.max_size_mb, 100, 1, 1_000_000);
-    let keep = number("keep", section.keep, 10, 0, 10_000);
+    let max_size_mb = number(&limits::MAX_SIZE_MB, section.max_size_mb);
+    let keep = number(&limits::KEEP, section.keep);
     let buffer = match section.buffer_kib {
         None => EVENT_BUFFER,
         Some(entry) => {
             let value = *entry.get_ref();
             // The kernel's rule: a power of two, and whole pages of whatever size.
-            if !value.is_power_of_two() || !(64..=1 << 20).contains(&value) {
+            if !value.is_power_of_two() || !limits::BUFFER_KIB.takes(value) {
                 issues.push((entry.span().start, Issue::BadEventBuffer { value }));
             }
             value.saturating_mul(1024)
@@ -125,7 +127,7 @@ pub fn check(section: Spanned<Section>, issues: &mut Issues) -> FlowLog {
         max_bytes: u64::from(max_size_mb) * MEGABYTE,
         keep,
         ipfix: section.ipfix,
-        ipfix_domain: section.ipfix_domain.unwrap_or(1),
+        ipfix_domain: section.ipfix_domain.unwrap_or(limits::IPFIX_DOMAIN.default),
         buffer,
     }
 }

@@ -3,10 +3,12 @@
 //! `schema` is the file as written, `check` the rules between its parts, `issue` what is said when one
 //! is broken. Unknown keys are errors everywhere: a misspelt key must not become a default.
 
+pub mod catalog;
 mod check;
 mod diff;
 mod flow_log;
 mod issue;
+mod limits;
 mod prefix;
 mod schema;
 

@@ -3,6 +3,7 @@
 //! A page is a name and a function that writes it; [`PAGES`] has all of them. The hidden verb `vpnat reference` writes
 //! them to `docs/reference`, and a test fails when what lies there is not what the code says.
 
+mod config;
 mod drops;
 mod json;
 mod metrics;
@@ -17,6 +18,7 @@ pub struct Page {
 
 /// Every page.
 pub const PAGES: &[Page] = &[
+    Page { file: "config.md", write: config::page },
     Page { file: "metrics.md", write: metrics::page },
     Page { file: "outcomes.md", write: drops::page },
     Page { file: "json.md", write: json::page },

@@ -1,0 +1,158 @@
+//! The catalog against the parser.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::*;
+use crate::config::{Config, diff, fixed};
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("x")).map_err(|error| error.to_string())
+}
+
+fn sound(text: &str) -> Config {
+    parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+/// What stands between backticks behind "expected".
+fn expected(complaint: &str) -> BTreeSet<String> {
+    let (_, list) = complaint.split_once("expected ").expect(complaint);
+    let (list, _) = list.split_once(": x:").unwrap_or((list, ""));
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_keys_are_those_of_the_parser() {
+    let keys = keys();
+    for section in Section::ALL {
+        let of_section = || keys.iter().filter(|key| key.section == section);
+        let one = of_section().next().expect("a key");
+        let nonsense = Key {
+            name: "nonsense",
+            example: "1".into(),
+            section,
+            value: Value::Flag,
+            default: Fallback::Nothing,
+            meaning: one.meaning,
+        };
+        let known: BTreeSet<String> = of_section().map(|key| key.name.to_owned()).collect();
+        assert_eq!(known.len(), of_section().count());
+        let mut taken = expected(&parse(&nonsense.file(Some("1"))).unwrap_err());
+        // A section of its own.
+        taken.remove("timeouts");
+        assert_eq!(known, taken, "{section:?}");
+    }
+}
+
+#[test]
+fn the_default_is_what_holds_without_it() {
+    for key in keys() {
+        match &key.default {
+            Fallback::Is(default) => {
+                assert_eq!(sound(&key.file(Some(default))), sound(&key.file(None)), "{}", key.name)
+            }
+            Fallback::Required => {
+                assert!(parse(&key.file(None)).unwrap_err().contains("missing field"), "{}", key.name)
+            }
+            Fallback::Nothing => {}
+        }
+    }
+}
+
+/// The reference says by the example whether a reload can change a key: it is another value, and a reload names it.
+#[test]
+fn the_example_is_another_value_and_a_reload_names_it() {
+    for key in keys().iter().filter(|key| key.name != "allow_short") {
+        let default = match (&key.default, key.name) {
+            (Fallback::Is(default), _) => Some(default.as_str()),
+            (_, "ipfix") => None,
+            (_, name) => key.section.base().iter().find(|(known, _)| *known == name).map(|(_, value)| *value),
+        };
+        // The file is rotated only where there is one.
+        let to_file = |text: String| {
+            if ["max_size_mb", "keep"].contains(&key.name) {
+                text.replace("\"stdout\"", "\"/x\"")
+            } else {
+                text
+            }
+        };
+        let (old, new) = (sound(&to_file(key.file(default))), sound(&to_file(key.file(Some(&key.example)))));
+        assert_ne!(old, new, "{}", key.name);
+        let (changed, fixed) = (diff(&old, &new), fixed(&old, &new));
+        match fixed.as_slice() {
+            [] if key.section == Section::FlowLog => {
+                assert!(changed[0].contains("[flow_log]"), "{changed:?}")
+            }
+            [] if key.name == "name" => assert!(changed[0].starts_with("- vendor"), "{changed:?}"),
+            [] if key.section == Section::Timeouts => {
+                assert!(changed[0].contains(" timeouts:"), "{changed:?}")
+            }
+            [] => assert!(
+                changed.iter().all(|line| line.contains(&format!(" {}:", key.name))),
+                "{}: {changed:?}",
+                key.name
+            ),
+            [fixed] => assert_eq!(fixed.key, format!("{} {}", key.section.heading(), key.name)),
+            _ => panic!("{fixed:?}"),
+        }
+    }
+}
+
+#[test]
+fn ranges_end_where_the_parser_ends_them() {
+    let takes = |key: &Key, value: i64| parse(&key.file(Some(&value.to_string()))).is_ok();
+    for key in keys() {
+        let (least, most) = match &key.value {
+            Value::Number(number) => (number.least, number.most),
+            Value::Timer(timer) => (timer.minimum, limits::LONGEST_TIMEOUT),
+            Value::Text(form) if key.name == "tcp_mss" => {
+                assert!(form.contains(&format!("{} to {}", limits::MSS.least, limits::MSS.most)));
+                (limits::MSS.least, limits::MSS.most)
+            }
+            _ => continue,
+        };
+        let ends = [
+            (least.into(), true),
+            (most.into(), true),
+            (i64::from(least) - 1, false),
+            (i64::from(most) + 1, false),
+        ];
+        for (value, taken) in ends {
+            assert_eq!(takes(&key, value), taken, "{} = {value}", key.name);
+        }
+    }
+}
+
+#[test]
+fn words_are_those_of_the_parser() {
+    for key in keys() {
+        if let Value::Words(words) = key.value {
+            let taken = expected(&parse(&key.file(Some("\"nonsense\""))).unwrap_err());
+            assert_eq!(taken, words.iter().map(|word| word.to_string()).collect(), "{}", key.name);
+        }
+    }
+}
+
+#[test]
+fn short_timers_are_accepted_when_it_is_said() {
+    let keys = keys();
+    let key = keys.iter().find(|key| key.name == "udp").expect("a timer");
+    let text = key.file(Some("1"));
+    assert!(parse(&text).is_err());
+    assert!(parse(&format!("{text}allow_short = true\n")).is_ok());
+}
+
+#[test]
+fn the_example_file_has_every_key() {
+    let example = include_str!("../../vpnat.example.toml");
+    for key in keys() {
+        let line = example
+            .lines()
+            .map(|line| line.trim_start_matches("#: "))
+            .find(|line| line.split(" =").next().is_some_and(|name| name.trim() == key.name));
+        let line = line.unwrap_or_else(|| panic!("{} is not in the example", key.name));
+        if let Fallback::Is(default) = &key.default {
+            assert!(line.ends_with(&format!("= {default}")), "{line}");
+        }
+    }
+}
