@@ -21,6 +21,7 @@ pub mod flow_ref;
 pub mod held_ref;
 pub mod ip_options;
 pub mod layout;
+pub mod opaque;
 pub mod packet;
 pub mod pool_ref;
 pub mod ports;

@@ -4,6 +4,7 @@ use crate::addr::{Ip4, Mac, Port};
 use crate::checksum::Sum;
 use crate::layout::flow::{Direction, FlowKey, protocol};
 use crate::layout::outcome::Outcome;
+use crate::opaque::opaque;
 use crate::tcp::Segment;
 
 /// Something that can be copied out of and into a packet.
@@ -128,9 +129,11 @@ impl TransportHead {
     }
 
     #[inline(always)]
-    const fn key(&self, ip: &Ip) -> FlowKey {
+    fn key(&self, ip: &Ip) -> FlowKey {
         let (src, dst) = (u16::from_be(self.src), u16::from_be(self.dst));
-        FlowKey::new(ip.src, Port::new(src), ip.dst, Port::new(dst), ip.protocol)
+        let [addresses, rest] =
+            FlowKey::new(ip.src, Port::new(src), ip.dst, Port::new(dst), ip.protocol).words();
+        *FlowKey::of_words(&[addresses, opaque(rest)])
     }
 }
 

@@ -2,7 +2,7 @@
 //! or does not leave.
 
 use super::holding::{self, Holding};
-use super::session::{self, Admission, After};
+use super::session::{self, Admission, Step};
 use super::tables::Tables;
 use super::{Decision, flows, fragments, icmp_errors, own_errors};
 use crate::addr::Ip4;
@@ -20,27 +20,26 @@ pub const OWN_ERROR: Decision = Decision::nobody(Outcome::IcmpErrorNoFlow);
 #[inline(always)]
 pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifindex: u32) -> Decision {
     let mut admission = Admission::NONE;
-    if let Some(decision) = session::established::<T, P, true>(tables, packet, &mut admission.preferred) {
-        return decision;
-    }
-    // Without an address it has ended there: dropped, passed, or translated by what it quotes or belongs to.
-    let admitted = admit(tables, packet, ingress_ifindex, &mut admission.egress);
-    if admission.egress == Ip4::UNSPECIFIED {
-        // Both take more of the stack than is left below `admit`.
-        if admitted.is(Outcome::IcmpErrorNoFlow) && admitted != OWN_ERROR {
-            return icmp_errors::outbound(tables, packet, admitted.vendor());
+    let step = session::approach::<T, P, true>(tables, packet, &mut admission.preferred);
+    if step == Step::MISS {
+        let admitted = admit(tables, packet, ingress_ifindex, &mut admission.egress);
+        // Without an address it has ended there: dropped, passed, or translated by what it quotes or belongs to.
+        if admission.egress == Ip4::UNSPECIFIED {
+            // Both take more of the stack than is left below `admit`.
+            if admitted.is(Outcome::IcmpErrorNoFlow) && admitted != OWN_ERROR {
+                return icmp_errors::outbound(tables, packet, admitted.vendor());
+            }
+            if admitted.is(Outcome::FragmentUnknown) {
+                return holding::hold::<T, P, true>(tables, packet, admitted);
+            }
+            return admitted;
         }
-        if admitted.is(Outcome::FragmentUnknown) {
-            return holding::hold::<T, P, true>(tables, packet, admitted);
+        let opened = session::open(tables, packet, admitted.vendor(), &admission);
+        if !opened.is_translated() {
+            return opened;
         }
-        return admitted;
     }
-    let opened = session::open(tables, packet, admitted.vendor(), &admission);
-    if !opened.is_translated() {
-        return opened;
-    }
-    let step = session::translate::<T, P, true>(tables, packet, After::Followed);
-    session::finish::<T, P, true>(tables, packet, step, true)
+    session::conclude::<T, P, true>(tables, packet, step)
 }
 
 /// Judges a packet on its way out that no flow speaks for. If it may open one, `egress` holds the address to

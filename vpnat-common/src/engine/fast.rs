@@ -36,26 +36,22 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
         };
     }
     if step == Step::CONTROL {
-        // Only a pair can take note; renewing completes it.
-        step = if session::follow(tables, packet) || session::renew(tables, packet, true) == Standing::Current
-        {
-            translate::<T, P, ROLES>(tables, packet, After::Followed)
-        } else {
-            Step::done(Decision::nobody(Outcome::EntryInvalid))
-        };
-        step = session::clamp(tables, packet, step);
-    }
-    if step != Step::MISS {
+        if !session::take_note(tables, packet, true) {
+            return Decision::nobody(Outcome::EntryInvalid);
+        }
+    } else if step == Step::MISS {
+        let admitted = admit::<T, P, ROLES>(tables, packet, &mut admission);
+        if !admitted.is_translated() {
+            return refusal::leave(tables, admitted);
+        }
+        let opened = session::open(tables, packet, admitted.vendor(), &admission);
+        if !opened.is_translated() {
+            return refusal::leave(tables, opened);
+        }
+    } else {
         return step.ended();
     }
-    let admitted = admit::<T, P, ROLES>(tables, packet, &mut admission);
-    if !admitted.is_translated() {
-        return refusal::leave(tables, admitted);
-    }
-    let opened = session::open(tables, packet, admitted.vendor(), &admission);
-    if !opened.is_translated() {
-        return refusal::leave(tables, opened);
-    }
+    // One call for both: the verifier goes through a function once for each place that calls it.
     let step = translate::<T, P, ROLES>(tables, packet, After::Followed);
     session::clamp(tables, packet, step).ended()
 }

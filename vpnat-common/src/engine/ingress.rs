@@ -2,7 +2,7 @@
 //! to a device that translates.
 
 use super::holding::{self, Holding};
-use super::session;
+use super::session::{self, Step};
 use super::tables::{Link, Route, RouteQuery, Tables};
 use super::{Decision, fast, fragments, icmp_errors};
 use crate::addr::{Ip4, Port};
@@ -27,8 +27,9 @@ pub fn redirect<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P)
 #[inline(always)]
 pub fn restore<T: Tables, P: Holding, const ROLES: u8>(tables: &T, packet: &mut P) -> Decision {
     if ROLES & role::OUTSIDE != 0 {
-        if let Some(decision) = session::established::<T, P, false>(tables, packet, &mut Port::new(0)) {
-            return decision;
+        let step = session::approach::<T, P, false>(tables, packet, &mut Port::new(0));
+        if step != Step::MISS {
+            return session::conclude::<T, P, false>(tables, packet, step);
         }
         let mut decision = without_flow(tables, packet);
         if decision.is(Outcome::IcmpErrorNoFlow) {

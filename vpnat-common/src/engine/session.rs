@@ -149,51 +149,45 @@ pub fn translate<T: Tables, P: Packet, const OUTBOUND: bool>(
     })
 }
 
-/// Translates a packet by its flow, with what has to happen before; `None` if it has none, or none any more: `preferred` is then the
-/// port that a pod's flow had.
+/// Translates a packet by its flow, after a look at the flow's timers if they want one. What is left to do is for [`conclude`], or, if it has
+/// no flow or none any more ([`Step::MISS`]), for who may open one: `preferred` is then the port that a pod's flow had.
 #[inline(always)]
-pub fn established<T: Tables, P: Holding, const OUTBOUND: bool>(
+pub fn approach<T: Tables, P: Packet, const OUTBOUND: bool>(
     tables: &T,
     packet: &mut P,
     preferred: &mut Port,
-) -> Option<Decision> {
-    // Whether a SYN may be among what is translated.
-    let mut control = false;
-    let mut step = translate::<T, P, OUTBOUND>(tables, packet, After::Nothing);
-    if step == Step::STALE {
-        if OUTBOUND {
-            *preferred = flows::port_of(tables, packet);
-        }
-        step = match renew(tables, packet, false) {
-            Standing::Current => translate::<T, P, OUTBOUND>(tables, packet, After::Renewed),
-            Standing::Over => Step::MISS,
-            Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
-        };
+) -> Step {
+    let step = translate::<T, P, OUTBOUND>(tables, packet, After::Nothing);
+    if step != Step::STALE {
+        return step;
     }
-    if step == Step::CONTROL {
-        control = true;
-        // Only a pair can take note; renewing completes it.
-        step = if follow(tables, packet) || renew(tables, packet, false) == Standing::Current {
-            translate::<T, P, OUTBOUND>(tables, packet, After::Followed)
-        } else {
-            Step::done(Decision::nobody(Outcome::EntryInvalid))
-        };
+    if OUTBOUND {
+        *preferred = flows::port_of(tables, packet);
     }
-    if step == Step::MISS {
-        return None;
+    match renew(tables, packet, false) {
+        Standing::Current => translate::<T, P, OUTBOUND>(tables, packet, After::Renewed),
+        Standing::Over => Step::MISS,
+        Standing::Invalid => Step::done(Decision::nobody(Outcome::EntryInvalid)),
     }
-    Some(finish::<T, P, OUTBOUND>(tables, packet, step, control))
 }
 
-/// Brings a translation to its end: a first fragment decides for the others before it is translated, and the MSS of
-/// a packet that may be a SYN (`control`) is lowered.
+/// Brings to its end what [`approach`] has begun: the packet's connection takes note of it, a first fragment decides for the others before it is
+/// translated, and the MSS of what may be a SYN is lowered. A packet that had no flow has one now.
 #[inline(always)]
-pub fn finish<T: Tables, P: Holding, const OUTBOUND: bool>(
+pub fn conclude<T: Tables, P: Holding, const OUTBOUND: bool>(
     tables: &T,
     packet: &mut P,
     mut step: Step,
-    control: bool,
 ) -> Decision {
+    let opened = step == Step::MISS;
+    let control = opened || step == Step::CONTROL;
+    if control {
+        if !opened && !take_note(tables, packet, false) {
+            return Decision::nobody(Outcome::EntryInvalid);
+        }
+        // One call for both: the verifier goes through a function once for each place that calls it.
+        step = translate::<T, P, OUTBOUND>(tables, packet, After::Followed);
+    }
     if step == Step::FIRST {
         let decided = fragments::first::<T, P, OUTBOUND>(tables, packet);
         if !decided.is_translated() {
@@ -202,6 +196,13 @@ pub fn finish<T: Tables, P: Holding, const OUTBOUND: bool>(
         step = translate::<T, P, OUTBOUND>(tables, packet, After::Decided);
     }
     if control { clamp(tables, packet, step).ended() } else { step.ended() }
+}
+
+/// Lets the packet's connection take note of it; false if there is none left that could.
+#[inline(always)]
+pub fn take_note<T: Tables, P: Packet>(tables: &T, packet: &P, keeps_next_hop: bool) -> bool {
+    // Only a pair can take note; renewing completes it.
+    follow(tables, packet) || renew(tables, packet, keeps_next_hop) == Standing::Current
 }
 
 /// Lowers the MSS of a SYN that was translated.
