@@ -153,10 +153,6 @@ pub static COUNTERS: PerCpuArray<Count, { COUNTER_SLOTS as usize }> = PerCpuArra
 #[btf_map]
 pub static REHEARSED: HashMap<FlowKey, FlowEntry, 1> = HashMap::new();
 
-/// Keys that a rehearsal has removed.
-#[btf_map]
-pub static REHEARSED_GONE: HashMap<FlowKey, u32, 1> = HashMap::new();
-
 /// A rehearsal's copies of port pools and working sets.
 #[btf_map]
 pub static REHEARSED_POOLS: HashMap<PoolKey, PortPool, 2> = HashMap::new();

@@ -4,6 +4,7 @@
 //! must not be.
 
 use core::ffi::c_void;
+use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -29,8 +30,8 @@ use vpnat_common::ports::SearchRef;
 use vpnat_common::recycling::SetRef;
 
 use crate::maps::{
-    ACCOUNTS, FLOWS, NEW_POOL, NEW_SET, PORT_POOLS, REHEARSED, REHEARSED_ACCOUNTS, REHEARSED_GONE,
-    REHEARSED_POOLS, REHEARSED_SETS, REPORT, SCRATCH, WORKING_SETS,
+    ACCOUNTS, FLOWS, NEW_POOL, NEW_SET, PORT_POOLS, REHEARSED, REHEARSED_ACCOUNTS, REHEARSED_POOLS,
+    REHEARSED_SETS, REPORT, SCRATCH, WORKING_SETS,
 };
 use crate::tables::{Kernel, Surroundings};
 
@@ -67,19 +68,30 @@ fn ask(what: u32) -> u32 {
     what
 }
 
-/// This rehearsal's copy of the entry of `key`, made from the live one when it is first asked for.
+/// This rehearsal's copy of the entry of `key`, made from the live one when it is first asked for. One way out for an entry: the verifier
+/// goes on from each, at every place that asks.
 #[inline(never)]
 fn copy_of(key: &FlowKey) -> Option<NonNull<FlowEntry>> {
-    if let Some(copy) = REHEARSED.get_ptr_mut(key) {
-        return NonNull::new(copy);
+    let mut copy = REHEARSED.get_ptr_mut(key);
+    if copy.is_none() {
+        // SAFETY: a value of FLOWS stays readable until the program ends; the helper copies it at once.
+        let live: &FlowEntry = unsafe { &*FLOWS.get_ptr(key)? };
+        // What did not fit is not found.
+        let _ = REHEARSED.insert(key, live, BPF_NOEXIST as u64);
+        copy = REHEARSED.get_ptr_mut(key);
     }
-    if REHEARSED_GONE.get_ptr(key).is_some() {
-        return None;
-    }
-    // SAFETY: a value of FLOWS stays readable until the program ends; the helper copies it at once.
-    let live: &FlowEntry = unsafe { &*FLOWS.get_ptr(key)? };
-    REHEARSED.insert(key, live, BPF_NOEXIST as u64).ok()?;
-    NonNull::new(REHEARSED.get_ptr_mut(key)?)
+    let copy = NonNull::new(copy?)?;
+    (!is_gone(copy)).then_some(copy)
+}
+
+/// The direction of no entry: that of a copy which the rehearsal has removed.
+const GONE: u8 = u8::MAX;
+
+/// Whether the rehearsal has removed this copy.
+#[inline(always)]
+fn is_gone(copy: NonNull<FlowEntry>) -> bool {
+    // SAFETY: a value of REHEARSED stays readable until the program ends.
+    unsafe { copy.as_ptr().byte_add(offset_of!(FlowEntry, direction)).cast::<u8>().read() == GONE }
 }
 
 /// This rehearsal's copy of the pool of `key`, likewise.
@@ -124,8 +136,11 @@ fn account_of(key: &AccountKey) -> Option<NonNull<Account>> {
 /// Inserts into the copy what is in neither table.
 #[inline(never)]
 fn insert(key: &FlowKey, entry: &FlowEntry) -> u32 {
-    let gone = REHEARSED_GONE.get_ptr(key).is_some();
-    if REHEARSED.get_ptr(key).is_some() || (!gone && FLOWS.get_ptr(key).is_some()) {
+    let taken = match REHEARSED.get_ptr_mut(key).and_then(NonNull::new) {
+        Some(copy) => !is_gone(copy),
+        None => FLOWS.get_ptr(key).is_some(),
+    };
+    if taken {
         report(|report| report.taken += 1);
         return EXISTS;
     }
@@ -134,10 +149,9 @@ fn insert(key: &FlowKey, entry: &FlowEntry) -> u32 {
         room = report.room;
         report.room = room.saturating_sub(1);
     });
-    if room == 0 || REHEARSED.insert(key, entry, BPF_NOEXIST as u64).is_err() {
+    if room == 0 || REHEARSED.insert(key, entry, BPF_ANY as u64).is_err() {
         return FULL;
     }
-    let _ = REHEARSED_GONE.remove(key);
     DONE
 }
 
@@ -240,9 +254,11 @@ impl Tables for Rehearsal {
 
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
-        let _ = REHEARSED.remove(key);
-        let _ = REHEARSED_GONE.insert(key, 1, BPF_ANY as u64);
-        report(|report| report.room += 1);
+        if let Some(copy) = copy_of(key) {
+            // SAFETY: a value of REHEARSED stays writable until the program ends; nobody takes this one for an entry any more.
+            unsafe { copy.as_ptr().byte_add(offset_of!(FlowEntry, direction)).cast::<u8>().write(GONE) };
+            report(|report| report.room += 1);
+        }
     }
 
     #[inline(always)]

@@ -237,8 +237,7 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
         .override_global(CLOCK_MULTIPLIER, &multiplier, true)
         .override_global(PORT_SECRET[0], &secret[0], true)
         .override_global(PORT_SECRET[1], &secret[1], true)
-        .map_max_entries(names::REHEARSED, REHEARSED_ENTRIES)
-        .map_max_entries(names::REHEARSED_GONE, REHEARSED_ENTRIES);
+        .map_max_entries(names::REHEARSED, REHEARSED_ENTRIES);
     for name in names::ALL {
         loader.map_pin_path(name, pins.map(name));
     }

@@ -77,8 +77,6 @@ pub mod names {
 
     /// Hash of [`super::flow::FlowKey`] to [`super::flow::FlowEntry`], of a rehearsal. Not pinned.
     pub const REHEARSED: &str = "REHEARSED";
-    /// Hash of [`super::flow::FlowKey`]s that a rehearsal has removed. Not pinned.
-    pub const REHEARSED_GONE: &str = "REHEARSED_GONE";
     /// Array of one [`super::rehearsal::Report`]. Not pinned.
     pub const REPORT: &str = "REPORT";
 
