@@ -6,3 +6,4 @@ mod container;
 mod contents;
 mod given;
 mod installed;
+mod readme;

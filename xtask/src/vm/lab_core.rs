@@ -47,6 +47,7 @@ pub const CORE: &[(&str, &[&str])] = &[
             "after_translation::row_10_6_3_as_the_kernel_makes_them",
             "after_translation::row_10_6_3_an_xfrm_interface_without_mtu",
             "after_translation::row_10_6_3_ip_in_ip_over_a_small_underlay",
+            "after_translation::row_10_6_3_gretap_over_a_small_underlay",
         ],
     ),
     (
@@ -104,6 +105,7 @@ pub const CORE: &[(&str, &[&str])] = &[
             "cli::bpftool_reads_the_flow_table",
             "explain::a_flow_that_would_be::two_arm_tc",
             "doctor::a_tunnel_without_a_policy_for_replies",
+            "runbooks::the_tunnel_of_the_setups",
             "detach::detach_removes_everything",
         ],
     ),
