@@ -29,12 +29,12 @@ fn a_nat_instance_is_set_up_by_the_readmes_lines() {
     };
     assert_eq!(lines.len(), 4, "{lines:?}");
     // What the first line has made, where it makes it.
-    machine.run("mkdir -p /root/vpnat/target/package");
-    machine.run(&format!("cp {} /root/vpnat/target/package", inside("-1_amd64.deb")));
+    machine.run("mkdir -p /srv/vpnat/target/package");
+    machine.run(&format!("cp {} /srv/vpnat/target/package", inside("-1_amd64.deb")));
     for line in lines {
         // Nobody but root is in the machine.
         let line = line.strip_prefix("sudo ").expect("a line for root");
-        machine.run(&format!("cd /root/vpnat && {line}"));
+        machine.run(&format!("cd /srv/vpnat && {line}"));
         if line.starts_with("cp ") {
             // "And edit it".
             let file = machine.path("/etc/vpnat/vpnat.toml");
