@@ -1,6 +1,7 @@
 //! IP options (RFC 791 section 3.1): kept byte for byte, but for those that name addresses.
 
 use crate::engine::tables::{Round, Tables};
+use crate::opaque::opaque;
 use crate::packet::{Ip, Packet, ipv4};
 
 mod kind {
@@ -67,7 +68,7 @@ pub fn refused_between<T: Tables, P: Packet>(tables: &T, packet: &P, start: usiz
     if start >= end {
         return false;
     }
-    let mut reading = Reading { packet, at: start, end, refused: true };
+    let mut reading = Reading { packet, at: opaque(start as u64) as usize, end, refused: true };
     tables.repeat(MOST, &mut reading);
     reading.refused
 }

@@ -1,6 +1,7 @@
 //! TCP options (RFC 9293 section 3.2), as far as a NAT needs them.
 
 use crate::engine::tables::{Round, Tables};
+use crate::opaque::opaque;
 use crate::packet::Packet;
 
 mod kind {
@@ -74,7 +75,7 @@ impl TcpOptions {
     /// ends the reading; what was understood until then counts.
     #[inline(always)]
     pub fn read<T: Tables, P: Packet>(tables: &T, packet: &P, at: usize, end: usize) -> Self {
-        let mut reading = Reading { packet, at, end, options: Self::default() };
+        let mut reading = Reading { packet, at: opaque(at as u64) as usize, end, options: Self::default() };
         tables.repeat(MOST, &mut reading);
         reading.options
     }

@@ -4,6 +4,7 @@
 use super::tables::{Round, Tables};
 use crate::checksum::{self, Sum};
 use crate::layout::flow::protocol;
+use crate::opaque::opaque;
 use crate::packet::{Ip, Kind, Packet, Subject, transport};
 use crate::tcp::flags;
 
@@ -71,7 +72,9 @@ pub fn clamp<T: Tables, P: Packet>(tables: &T, packet: &mut P, slot: u8) -> bool
     }
     let start = ip.header_len + transport::TCP_LEN;
     let end = ip.header_len + subject.tcp.header_len as usize;
-    let mut search = Search { packet: &*packet, at: start, end, found: 0 };
+    // With what the verifier of Linux 6.1 knows of the first place (`Tables::repeat`) it would leave out that bytes may count the other way round.
+    let at = opaque(start as u64) as usize;
+    let mut search = Search { packet: &*packet, at, end, found: 0 };
     tables.repeat(MOST, &mut search);
     let at = search.found;
     if at == 0 {

@@ -3,6 +3,7 @@
 
 use super::tables::{Round, Tables};
 use crate::checksum::Sum;
+use crate::opaque::opaque;
 use crate::packet::Packet;
 
 /// Bytes added up per round.
@@ -53,7 +54,7 @@ pub fn hold<T: Tables, P: Packet>(tables: &T, packet: &P, start: u32, end: u32) 
 #[inline(never)]
 pub fn sum<T: Tables, P: Packet>(tables: &T, packet: &P, start: u32, end: u32) -> u16 {
     let len = end.saturating_sub(start);
-    let mut strides = Strides { packet, at: start as usize, sum: Sum::default() };
+    let mut strides = Strides { packet, at: opaque(start as u64) as usize, sum: Sum::default() };
     tables.repeat(len / STRIDE as u32, &mut strides);
     let mut words = Words { packet, at: strides.at, sum: strides.sum };
     tables.repeat(len % STRIDE as u32 / 2, &mut words);

@@ -133,6 +133,9 @@ pub trait Round {
 /// Maps and calls into the kernel.
 pub trait Tables {
     /// Runs `rounds` until it says so, `times` times at most.
+    ///
+    /// Before Linux 6.7 the verifier follows a loop as if it ran exactly once, and takes out of the program what no such run reaches: what the
+    /// rounds begin with has to be [`crate::opaque::opaque`], or what it knows of that stays true for it after any number of rounds.
     fn repeat<R: Round>(&self, times: u32, rounds: &mut R);
     /// What the agent has set.
     fn settings(&self) -> Settings;
