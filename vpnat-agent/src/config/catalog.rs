@@ -51,7 +51,8 @@ impl Section {
         match self {
             Self::Agent | Self::Timeouts => &[],
             Self::Datapath => &[("inside", "[\"eth1\"]"), ("outside", "[\"eth0\"]")],
-            Self::FlowLog => &[("json", "\"stdout\"")],
+            // A file, since only files are rotated.
+            Self::FlowLog => &[("json", "\"/x\"")],
             Self::Vendor => &[
                 ("name", "\"vendor-a\""),
                 ("cidrs", "[\"192.0.2.0/24\"]"),
@@ -106,6 +107,14 @@ pub struct Key {
 }
 
 impl Key {
+    /// What it is before it becomes the example: the default, or what a sound file has there.
+    pub fn usual(&self) -> Option<&str> {
+        match &self.default {
+            Fallback::Is(default) => Some(default),
+            _ => self.section.base().iter().find(|(name, _)| *name == self.name).map(|(_, value)| *value),
+        }
+    }
+
     /// A sound file with this key as `value`, or without it.
     pub fn file(&self, value: Option<&str>) -> String {
         let mut text = String::new();

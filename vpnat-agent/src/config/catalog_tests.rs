@@ -63,20 +63,7 @@ fn the_default_is_what_holds_without_it() {
 #[test]
 fn the_example_is_another_value_and_a_reload_names_it() {
     for key in keys().iter().filter(|key| key.name != "allow_short") {
-        let default = match (&key.default, key.name) {
-            (Fallback::Is(default), _) => Some(default.as_str()),
-            (_, "ipfix") => None,
-            (_, name) => key.section.base().iter().find(|(known, _)| *known == name).map(|(_, value)| *value),
-        };
-        // The file is rotated only where there is one.
-        let to_file = |text: String| {
-            if ["max_size_mb", "keep"].contains(&key.name) {
-                text.replace("\"stdout\"", "\"/x\"")
-            } else {
-                text
-            }
-        };
-        let (old, new) = (sound(&to_file(key.file(default))), sound(&to_file(key.file(Some(&key.example)))));
+        let (old, new) = (sound(&key.file(key.usual())), sound(&key.file(Some(&key.example))));
         assert_ne!(old, new, "{}", key.name);
         let (changed, fixed) = (diff(&old, &new), fixed(&old, &new));
         match fixed.as_slice() {

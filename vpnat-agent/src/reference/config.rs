@@ -48,9 +48,6 @@ fn form(value: &Value) -> String {
 /// As the reload itself says of the key's example.
 fn needs_new_start(key: &Key) -> bool {
     let parsed = |value| Config::parse(&key.file(value), "vpnat.toml".as_ref()).ok();
-    let default = match &key.default {
-        Fallback::Is(default) => parsed(Some(default)),
-        _ => None,
-    };
-    default.zip(parsed(Some(&key.example))).is_some_and(|(old, new)| !fixed(&old, &new).is_empty())
+    let both = parsed(key.usual()).zip(parsed(Some(&key.example)));
+    both.is_some_and(|(old, new)| !fixed(&old, &new).is_empty())
 }
