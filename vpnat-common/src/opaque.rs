@@ -1,7 +1,8 @@
 //! What the verifier need not know.
 
-/// The same value, of which the verifier of Linux 6.1 knows nothing any more. What it knows of a word on the stack keeps it from
-/// seeing that two ways through the program have become one.
+/// The same value, of which the verifier of Linux 6.1 knows nothing any more. What it knows keeps it from seeing that two ways through the
+/// program have become one, and of what a loop begins with it takes it to be true in every round
+/// ([`Tables::repeat`](crate::engine::tables::Tables::repeat)).
 #[inline(always)]
 #[cfg(target_arch = "bpf")]
 pub fn opaque(value: u64) -> u64 {

@@ -131,6 +131,7 @@ impl TransportHead {
     #[inline(always)]
     fn key(&self, ip: &Ip) -> FlowKey {
         let (src, dst) = (u16::from_be(self.src), u16::from_be(self.dst));
+        // The addresses are any to the verifier already.
         let [addresses, rest] =
             FlowKey::new(ip.src, Port::new(src), ip.dst, Port::new(dst), ip.protocol).words();
         *FlowKey::of_words(&[addresses, opaque(rest)])

@@ -10,6 +10,7 @@ use crate::layout::clock::Moment;
 use crate::layout::flow::{Direction, FragmentKey};
 use crate::layout::held::{KEPT_BYTES, SHARE_SLOTS, SHARES_EACH_WAY, state};
 use crate::layout::outcome::Outcome;
+use crate::opaque::opaque;
 use crate::packet::{Ip, Packet};
 
 /// A packet whose hook can hold fragments.
@@ -154,8 +155,9 @@ pub fn release<T: Tables, P: Holding>(tables: &T, packet: &mut P, ip: &Ip, direc
     }
     let now = Clock::read(tables).now;
     let slot = place * SHARE_SLOTS;
-    let mut releasing =
-        Releasing { tables, packet: &mut *packet, share, key, now, direction, slot, aside: false };
+    // Known to be false, every round would put the packet aside, and with the second one it would be lost (`Tables::repeat`).
+    let aside = opaque(0) != 0;
+    let mut releasing = Releasing { tables, packet: &mut *packet, share, key, now, direction, slot, aside };
     tables.repeat(SHARE_SLOTS, &mut releasing);
     !releasing.aside || packet.take_back()
 }
