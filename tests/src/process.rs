@@ -15,11 +15,13 @@ use crate::patience::patient;
 
 /// Debian's package for each tool that the lab calls, to say what to install.
 const PACKAGES: &[(&str, &str)] = &[
+    ("aws", "awscli"),
     ("bpftool", "bpftool"),
     ("buildah", "buildah"),
     ("charon-systemd", "charon-systemd"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("kubectl", "kubernetes-client"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),

@@ -56,6 +56,12 @@ pub const LAB: &[Need] = &[
     need("tshark", "tshark", "reading IPFIX with somebody else's decoder"),
 ];
 
+/// For running the documentation's commands.
+pub const PAGES: &[Need] = &[
+    need("aws", "awscli", "the documentation's commands for AWS, against a stand-in"),
+    need("kubectl", "kubernetes-client", "the documentation's commands for a cluster, against a stand-in"),
+];
+
 /// For making packages and for trying them in a Debian tree of their own.
 pub const PACKAGE: &[Need] = &[
     need("dpkg-deb", "dpkg", "the Debian package"),

@@ -11,6 +11,7 @@ mod answers;
 mod captured;
 mod chaos;
 mod cli;
+mod cloud;
 mod config;
 mod dashboard;
 mod detach;

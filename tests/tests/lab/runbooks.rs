@@ -5,69 +5,13 @@ use std::time::Duration;
 
 use tests::long::Conversation;
 use tests::netns::Namespace;
+use tests::pages::{PAGES, commands, page, runs_here};
 use tests::topology::{EGRESS, Shape, VENDOR};
 
 use crate::setting::Setting;
 
-/// Pages for operators.
-const PAGES: &[(&str, &str)] = &[
-    ("README.md", include_str!("../../../README.md")),
-    ("docs/aws.md", include_str!("../../../docs/aws.md")),
-    ("docs/runbooks.md", include_str!("../../../docs/runbooks.md")),
-    ("docs/setups.md", include_str!("../../../docs/setups.md")),
-];
-
-/// Where else the rest of the commands is run, or why it cannot be: what the line begins with, and that.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("cargo xtask", "xtask's own tests parse every such line"),
-    ("dpkg -i", "the package tests run the README's lines as they stand there"),
-    ("cp /usr/share/doc/vpnat", "likewise"),
-    ("systemctl ", "likewise, and those of the way back to iptables are run below"),
-    ("aws ", "takes an AWS account"),
-    ("kubectl ", "takes a cluster"),
-    ("iptables ", "`rolled_back_to_iptables`, below"),
-    ("ip link", "`the_tunnel_of_the_setups`, below, in the guests of `cargo xtask vm`"),
-    ("ip route", "likewise"),
-    ("ip xfrm", "likewise"),
-];
-
 /// Verbs that end the datapath, or do not end; run below, and by every other test.
 const NOT_HERE: &[&str] = &["detach", "run"];
-
-/// The commands of a page: lines of its blocks of code that begin with a known program, without what stands around them.
-fn commands(page: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut fence: Option<bool> = None;
-    for line in page.lines() {
-        if let Some(language) = line.strip_prefix("```") {
-            fence = match fence {
-                Some(_) => None,
-                None => Some(matches!(language, "console" | "text")),
-            };
-            continue;
-        }
-        let line = match (fence, line.strip_prefix("    ")) {
-            (Some(true), _) => line,
-            (None, Some(line)) => line,
-            _ => continue,
-        };
-        let line = line.split(" # ").next().unwrap_or(line).trim();
-        let line = line.strip_prefix("$ ").unwrap_or(line);
-        let line = line.strip_prefix("sudo ").unwrap_or(line);
-        let first = line.split(' ').next().unwrap_or_default();
-        if ["vpnat", "curl", "bpftool"].contains(&first)
-            || ELSEWHERE.iter().any(|(start, _)| line.starts_with(start))
-        {
-            found.push(line.to_owned());
-        } else {
-            // A picture, or a block that is no console: nothing that looks like a command.
-            let word = first.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-            let options = line.contains(" --") || line.contains(" -t ");
-            assert!(!(word && options && !line.contains('─')), "who runs `{line}`?");
-        }
-    }
-    found
-}
 
 /// The words for a verb that nobody sits in front of: what a person answers or ends by hand.
 fn by_itself(words: &str) -> String {
@@ -95,14 +39,13 @@ fn every_command_of_the_documentation_runs() {
         assert!(talk.wait_for(5));
         let mut ran = 0;
         for (page, text) in PAGES {
-            for line in commands(text) {
+            for line in commands(page, text).into_iter().filter(|line| runs_here(line)) {
                 let output: Output = match line.strip_prefix("vpnat ") {
                     Some(words) if NOT_HERE.iter().any(|verb| words.starts_with(verb)) => continue,
                     Some(words) => {
                         let words = words.replace(" --config /etc/vpnat/vpnat.toml", "");
                         agent.vpnat(&by_itself(&words))
                     }
-                    None if ELSEWHERE.iter().any(|(start, _)| line.starts_with(start)) => continue,
                     None => lab.nat.try_run(&line),
                 };
                 // 3 and 4 are findings, not failures: of the doctor's, and that nobody had an address and port.
@@ -129,8 +72,9 @@ fn every_command_of_the_documentation_runs() {
 fn rolled_back_to_iptables() {
     Setting::tc(Shape::TwoArm).run(|lab, agent| {
         lab.pods[0].http_get(0, VENDOR, "/").expect("an answer");
-        let (_, section) = PAGES[2].1.split_once("## Roll back to iptables").expect("the section");
-        let lines: Vec<String> = commands(section);
+        let (_, section) =
+            page("docs/runbooks.md").split_once("## Roll back to iptables").expect("the section");
+        let lines = commands("docs/runbooks.md", section);
         assert_eq!(lines.len(), 3, "{lines:?}");
         for line in &lines {
             match line.strip_prefix("vpnat ") {
@@ -152,7 +96,8 @@ fn rolled_back_to_iptables() {
 fn the_tunnel_of_the_setups() {
     let (nat, router) = (Namespace::new("nat"), Namespace::new("router"));
     tests::link::veth((&nat, "eth0"), (&router, "eth0"));
-    let lines = commands(PAGES[3].1).into_iter().filter(|line| line.starts_with("ip "));
+    let lines =
+        commands("docs/setups.md", page("docs/setups.md")).into_iter().filter(|line| line.starts_with("ip "));
     for line in lines {
         nat.run(&line);
     }

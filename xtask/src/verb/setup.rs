@@ -32,11 +32,13 @@ pub enum Scope {
     Lint,
     /// Running tests and the demo in namespaces.
     Lab,
+    /// Running the documentation's commands.
+    Pages,
     /// Making packages and trying them.
     Package,
 }
 
-const EVERYTHING: [Scope; 4] = [Scope::Build, Scope::Lint, Scope::Lab, Scope::Package];
+const EVERYTHING: [Scope; 5] = [Scope::Build, Scope::Lint, Scope::Lab, Scope::Pages, Scope::Package];
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -64,8 +66,9 @@ pub fn ensure(scopes: &[Scope]) -> Result<()> {
 
 fn needs_of(scopes: &[Scope]) -> impl Iterator<Item = &'static Need> {
     let lab = if scopes.contains(&Scope::Lab) { needs::LAB } else { &[] };
+    let pages = if scopes.contains(&Scope::Pages) { needs::PAGES } else { &[] };
     let package = if scopes.contains(&Scope::Package) { needs::PACKAGE } else { &[] };
-    needs::BUILD.iter().chain(lab).chain(package)
+    needs::BUILD.iter().chain(lab).chain(pages).chain(package)
 }
 
 fn ensure_packages(scopes: &[Scope], apt: &mut Apt) -> Result<()> {
@@ -223,5 +226,8 @@ mod tests {
         let what = |scopes: &[Scope]| needs_of(scopes).map(|need| need.what).collect::<Vec<_>>();
         assert!(!what(&[Scope::Build]).contains(&"swanctl"));
         assert!(what(&[Scope::Build, Scope::Lab]).contains(&"swanctl"));
+        // The demo has no use for a cloud's tools.
+        assert!(!what(&[Scope::Build, Scope::Lab]).contains(&"aws"));
+        assert!(what(&[Scope::Build, Scope::Lab, Scope::Pages]).contains(&"aws"));
     }
 }

@@ -84,7 +84,7 @@ impl Tier {
     fn run(self, filter: &[String]) -> Result<Report> {
         let scopes: &[Scope] = match self {
             Self::Unit | Self::Fuzz | Self::Bpf => &[Scope::Build],
-            Self::Lab => &[Scope::Build, Scope::Lab],
+            Self::Lab => &[Scope::Build, Scope::Lab, Scope::Pages],
             Self::Package => &[Scope::Build, Scope::Lab, Scope::Package],
         };
         setup::ensure(scopes)?;
