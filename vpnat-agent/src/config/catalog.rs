@@ -1,7 +1,7 @@
 //! Every key of the file with what it means, for the reference. Tests compare it with what the parser takes.
 
 use super::limits::{self, Number, Timer};
-use super::{DEFAULT_PIN_ROOT, DEFAULT_RUN_DIR, schema};
+use super::{DEFAULT_PIN_ROOT, DEFAULT_RUN_DIR, PortRange, schema};
 
 /// A part of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,7 @@ impl Section {
     }
 
     /// Lines that make a sound file: what has no default, and a place for the flow log.
-    const fn base(self) -> &'static [(&'static str, &'static str)] {
+    pub(super) const fn base(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Agent | Self::Timeouts => &[],
             Self::Datapath => &[("inside", "[\"eth1\"]"), ("outside", "[\"eth0\"]")],
@@ -75,7 +75,7 @@ pub enum Value {
     /// Seconds.
     Timer(Timer),
     /// In words.
-    Text(&'static str),
+    Text(String),
 }
 
 /// What holds where the key is left out.
@@ -162,10 +162,10 @@ pub fn keys() -> Vec<Key> {
         let quoted = |word: &str| format!("{word:?}");
         key(section, name, Value::Words(words), Fallback::Is(quoted(words[0])), &quoted(words[1]), meaning)
     };
-    let text = |section, name, form, default, example, meaning| {
-        key(section, name, Value::Text(form), default, example, meaning)
+    let text = |section, name, form: &str, default, example, meaning| {
+        key(section, name, Value::Text(form.to_owned()), default, example, meaning)
     };
-    let required = |section, name, form, example, meaning| {
+    let required = |section, name, form: &str, example, meaning| {
         text(section, name, form, Fallback::Required, example, meaning)
     };
     let agent = schema::Agent::default();
@@ -197,7 +197,7 @@ pub fn keys() -> Vec<Key> {
         text(
             Agent,
             "run_dir",
-            "absolute path of at most 80 bytes",
+            &format!("absolute path of at most {} bytes", limits::LONGEST_RUN_DIR),
             quoted(DEFAULT_RUN_DIR),
             "\"/run/other\"",
             "Directory of the control socket and of what must be remembered until the next boot.",
@@ -211,14 +211,14 @@ pub fn keys() -> Vec<Key> {
         required(
             Datapath,
             "inside",
-            "device names",
+            &format!("device names of at most {} bytes", limits::LONGEST_DEVICE),
             "[\"eth5\"]",
             "Devices on which pods' packets arrive. A device may stand in both lists (single-arm).",
         ),
         required(
             Datapath,
             "outside",
-            "device names",
+            &format!("device names of at most {} bytes", limits::LONGEST_DEVICE),
             "[\"eth6\"]",
             "Devices through which the vendors are reached. All must exist when the agent starts, and may come and go afterwards.",
         ),
@@ -271,7 +271,7 @@ pub fn keys() -> Vec<Key> {
         required(
             Vendor,
             "name",
-            "1 to 15 letters, digits, `-`, `_` or `.`",
+            &format!("1 to {} letters, digits, `-`, `_` or `.`", limits::LONGEST_NAME),
             "\"vendor-z\"",
             "Name in metrics and listings.",
         ),
@@ -293,7 +293,7 @@ pub fn keys() -> Vec<Key> {
         required(
             Vendor,
             "egress_ips",
-            "1 to 8 IPv4 addresses",
+            &format!("1 to {} IPv4 addresses", limits::MOST_EGRESS),
             "[\"10.0.1.11\"]",
             "The source addresses that the vendor admits.",
         ),
@@ -307,8 +307,8 @@ pub fn keys() -> Vec<Key> {
         text(
             Vendor,
             "ports",
-            "lowest and highest port, from 1024 on",
-            quoted("1024-65535"),
+            &format!("lowest and highest port, from {} on", limits::LOWEST_PORT),
+            quoted(&PortRange::DEFAULT.to_string()),
             "\"32768-60999\"",
             "Ports given out.",
         ),
@@ -347,7 +347,7 @@ pub fn keys() -> Vec<Key> {
         text(
             Vendor,
             "tcp_mss",
-            "`\"auto\"`, `\"off\"` or 536 to 65495 bytes",
+            &format!("`\"auto\"`, `\"off\"` or {} to {} bytes", limits::MSS.least, limits::MSS.most),
             quoted("auto"),
             "1360",
             "What the MSS of SYNs is lowered to, both ways: what the routes to the vendor take, so many bytes, or nothing.",

@@ -110,6 +110,52 @@ fn ranges_end_where_the_parser_ends_them() {
     }
 }
 
+/// What a key takes is in words here: the numbers in them are the parser's.
+#[test]
+fn words_about_sizes_end_where_the_parser_ends_them() {
+    let keys = keys();
+    let letters = |count: usize| "x".repeat(count);
+    let name = |count| format!("\"{}\"", letters(count));
+    let device = |count| format!("[\"{}\"]", letters(count));
+    let folder = |count: usize| format!("\"/{}\"", letters(count - 1));
+    let addresses = |count: usize| {
+        let addresses = (0..count).map(|last| format!("\"10.0.1.{last}\""));
+        format!("[{}]", addresses.collect::<Vec<_>>().join(", "))
+    };
+    let ports = |lowest: usize| format!("\"{lowest}-65535\"");
+    let lowest = limits::LOWEST_PORT.into();
+    let longest = limits::LONGEST_DEVICE;
+    for (name, said, last, beyond) in [
+        (
+            "run_dir",
+            limits::LONGEST_RUN_DIR,
+            folder(limits::LONGEST_RUN_DIR),
+            folder(limits::LONGEST_RUN_DIR + 1),
+        ),
+        ("name", limits::LONGEST_NAME, name(limits::LONGEST_NAME), name(limits::LONGEST_NAME + 1)),
+        ("inside", longest, device(longest), device(longest + 1)),
+        ("outside", longest, device(longest), device(longest + 1)),
+        (
+            "egress_ips",
+            limits::MOST_EGRESS,
+            addresses(limits::MOST_EGRESS),
+            addresses(limits::MOST_EGRESS + 1),
+        ),
+        ("ports", lowest, ports(lowest), ports(lowest - 1)),
+    ] {
+        let key = keys.iter().find(|key| key.name == name).expect(name);
+        let Value::Text(form) = &key.value else { panic!("{name}") };
+        let mut numbers = form.split(|c: char| !c.is_ascii_digit());
+        assert!(numbers.any(|number| number == said.to_string()), "{name}: {form}");
+        sound(&key.file(Some(&last)));
+        assert!(parse(&key.file(Some(&beyond))).is_err(), "{name}");
+    }
+    let room = keys.iter().find(|key| key.name == "buffer_kib").expect("a size").meaning;
+    // The ring buffer puts eight bytes before each record.
+    let each = size_of::<vpnat_common::layout::event::FlowEvent>() + 8;
+    assert!(room.contains(&format!(" {each} bytes each")), "{room}");
+}
+
 #[test]
 fn words_are_those_of_the_parser() {
     for key in keys() {

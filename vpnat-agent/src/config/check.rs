@@ -6,10 +6,12 @@ use std::path::Component;
 use ipnet::Ipv4Net;
 use toml::Spanned;
 use vpnat_common::layout::vendor::Timeouts;
-use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 use super::issue::Issue;
-use super::limits::{self, Number, Timer};
+use super::limits::{
+    self, LONGEST_DEVICE, LONGEST_NAME, LONGEST_RUN_DIR, LOWEST_PORT, MOST_EGRESS, MOST_VENDORS, Number,
+    Timer,
+};
 use super::{Config, Mss, PortRange, Vendor, flow_log, prefix, schema};
 
 /// Broken rules with their offsets in the file.
@@ -48,9 +50,8 @@ pub fn check(file: schema::File) -> Result<Config, Issues> {
     if file.vendor.is_empty() {
         issues.push((0, Issue::NoVendor));
     }
-    if file.vendor.len() >= MAX_VENDORS as usize {
-        let offset = file.vendor[MAX_VENDORS as usize - 1].span().start;
-        issues.push((offset, Issue::TooManyVendors { count: file.vendor.len() }));
+    if let Some(beyond) = file.vendor.get(MOST_VENDORS) {
+        issues.push((beyond.span().start, Issue::TooManyVendors { count: file.vendor.len() }));
     }
 
     let mut vendors = Vec::new();
@@ -94,7 +95,7 @@ fn devices(list: &'static str, names: &Spanned<schema::Texts>, issues: &mut Issu
         let name = entry.get_ref();
         // The kernel's own rule (`dev_valid_name`).
         let valid = !name.is_empty()
-            && name.len() < libc::IFNAMSIZ
+            && name.len() <= LONGEST_DEVICE
             && name != "."
             && name != ".."
             && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
@@ -168,10 +169,9 @@ fn pin_root(agent: &schema::Agent, offset: usize, issues: &mut Issues) {
     }
 }
 
-/// A socket's path must fit `sockaddr_un`.
 fn run_dir(agent: &schema::Agent, offset: usize, issues: &mut Issues) {
     let path = &agent.run_dir;
-    if !path.is_absolute() || path.as_os_str().len() > 80 {
+    if !path.is_absolute() || path.as_os_str().len() > LONGEST_RUN_DIR {
         issues.push((offset, Issue::BadRunDir { path: path.display().to_string() }));
     }
 }
@@ -198,7 +198,7 @@ fn vendor(
     }
     let egress_ips = egress_addresses(&raw.egress_ips, issues);
     let allow_from = prefixes("allow_from", &raw.allow_from, issues);
-    let ports = raw.ports.as_ref().map_or(PortRange { min: 1024, max: 65535 }, |text| ports(text, issues));
+    let ports = raw.ports.as_ref().map_or(PortRange::DEFAULT, |text| ports(text, issues));
     let timeouts = timeouts(&name, &raw.timeouts, issues, warnings);
     let vendor = Vendor {
         name,
@@ -225,9 +225,9 @@ fn values<T: Copy>(placed: &[Placed<T>]) -> Vec<T> {
     placed.iter().map(|entry| entry.value).collect()
 }
 
-/// Fit for a metric label, a file name and the 15 bytes of the map layout.
+/// Fit for a metric label, a file name and the map layout.
 fn is_label(name: &str) -> bool {
-    (1..=15).contains(&name.len())
+    (1..=LONGEST_NAME).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
@@ -260,7 +260,7 @@ fn egress_addresses(texts: &Spanned<schema::Texts>, issues: &mut Issues) -> Vec<
     if count == 0 {
         issues.push((start, Issue::EmptyList { list: "egress_ips" }));
     }
-    if count > MAX_EGRESS_PER_VENDOR {
+    if count > MOST_EGRESS {
         issues.push((start, Issue::TooManyEgress { count }));
     }
     let mut addresses: Vec<Placed<Ipv4Addr>> = Vec::new();
@@ -297,11 +297,11 @@ fn ports(entry: &Spanned<String>, issues: &mut Issues) -> PortRange {
     let issue = match range {
         None => Issue::BadPorts { text: text.clone() },
         Some((min, max)) if min > max => Issue::PortsReversed { min, max },
-        Some((min, max)) if min < 1024 => Issue::PortsTooLow { min, max },
+        Some((min, max)) if min < LOWEST_PORT => Issue::PortsTooLow { min, max },
         Some((min, max)) => return PortRange { min, max },
     };
     issues.push((entry.span().start, issue));
-    PortRange { min: 1024, max: 65535 }
+    PortRange::DEFAULT
 }
 
 /// A minimum that the RFC words as MUST NOT is an error below it unless `allow_short` is set, and then a

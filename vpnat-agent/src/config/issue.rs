@@ -3,10 +3,13 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use vpnat_common::layout::refusal::MOST_ANSWERS_PER_S;
-use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
+use super::limits::{
+    BUFFER_KIB, LONGEST_DEVICE, LONGEST_NAME, LONGEST_RUN_DIR, LONGEST_TIMEOUT, LOWEST_PORT, MAX_FLOWS,
+    MOST_EGRESS, MOST_VENDORS, MSS, REFUSAL_ANSWERS,
+};
 use super::prefix::PrefixError;
+use super::{DEFAULT_PIN_ROOT, DEFAULT_RUN_DIR, PortRange};
 
 /// A broken rule. `Display` says what; [`Issue::remedy`] says what to do.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -16,7 +19,7 @@ pub enum Issue {
     Syntax { message: String },
     #[error("no vendor is configured")]
     NoVendor,
-    #[error("{count} vendors are configured, more than {}", MAX_VENDORS - 1)]
+    #[error("{count} vendors are configured, more than {MOST_VENDORS}")]
     TooManyVendors { count: usize },
     #[error("the vendor name `{name}` is used twice")]
     DuplicateVendor { name: String },
@@ -34,7 +37,7 @@ pub enum Issue {
     UnusableEgress { address: Ipv4Addr },
     #[error("egress address {address} is listed twice")]
     DuplicateEgress { address: Ipv4Addr },
-    #[error("{count} egress addresses, more than {MAX_EGRESS_PER_VENDOR}")]
+    #[error("{count} egress addresses, more than {MOST_EGRESS}")]
     TooManyEgress { count: usize },
     #[error("prefix {prefix} is listed twice")]
     DuplicatePrefix { prefix: Ipv4Net },
@@ -56,13 +59,13 @@ pub enum Issue {
     ExemptOutside { prefix: Ipv4Net },
     #[error("exempt {prefix} is also in the vendor's cidrs")]
     ExemptIsCidr { prefix: Ipv4Net },
-    #[error("tcp_mss {text} is neither \"auto\", \"off\" nor a number from 536 to 65495")]
+    #[error("tcp_mss {text} is neither \"auto\", \"off\" nor a number from {} to {}", MSS.least, MSS.most)]
     BadMss { text: String },
     #[error("`{text}` is not a port range")]
     BadPorts { text: String },
     #[error("port range {min}-{max} is reversed")]
     PortsReversed { min: u16, max: u16 },
-    #[error("port range {min}-{max} reaches below 1024")]
+    #[error("port range {min}-{max} reaches below {LOWEST_PORT}")]
     PortsTooLow { min: u16, max: u16 },
     #[error("timeout `{name}` of {seconds} s is below the minimum of {minimum} s ({rule})")]
     TimeoutTooShort { name: &'static str, seconds: u32, minimum: u32, rule: &'static str },
@@ -76,7 +79,7 @@ pub enum Issue {
     LoopbackDevice,
     #[error("max_flows = {value} is out of range")]
     MaxFlowsOutOfRange { value: u32 },
-    #[error("refusal_answers = {value} is more than {MOST_ANSWERS_PER_S} a second")]
+    #[error("refusal_answers = {value} is more than {} a second", REFUSAL_ANSWERS.most)]
     RefusalAnswersOutOfRange { value: u32 },
     #[error("the flow log writes nowhere")]
     FlowLogNowhere,
@@ -88,7 +91,7 @@ pub enum Issue {
     BadEventBuffer { value: u32 },
     #[error("the pin directory `{path}` is not an absolute path of plain names")]
     BadPinRoot { path: String },
-    #[error("the run directory `{path}` is not an absolute path of at most 80 bytes")]
+    #[error("the run directory `{path}` is not an absolute path of at most {LONGEST_RUN_DIR} bytes")]
     BadRunDir { path: String },
 }
 
@@ -100,6 +103,19 @@ impl Issue {
                 "remove or correct this key; keys that vpnat does not know are refused".into()
             }
             Self::Syntax { message } if message.contains("missing field") => "add the missing key".into(),
+            Self::Syntax { message } if message.contains("unknown variant") => {
+                "write one of the words that are expected".into()
+            }
+            Self::Syntax { message } if message.contains("socket address") => {
+                "write a numeric address and a port, as in 127.0.0.1:9477".into()
+            }
+            Self::Syntax { message }
+                if ["invalid type", "invalid value", "neither "]
+                    .iter()
+                    .any(|part| message.contains(part)) =>
+            {
+                "write a value of the kind that is expected; vpnat.example.toml shows every key".into()
+            }
             Self::Syntax { .. } => "correct the file; vpnat.example.toml shows every key".into(),
             Self::NoVendor => "add a [[vendor]] section".into(),
             Self::TooManyVendors { .. } => {
@@ -107,7 +123,9 @@ impl Issue {
             }
             Self::DuplicateVendor { .. } => "give each vendor a name of its own".into(),
             Self::BadVendorName { .. } => {
-                "use 1 to 15 letters, digits, `-`, `_` or `.`, beginning with a letter or digit".into()
+                format!(
+                    "use 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.`, beginning with a letter or digit"
+                )
             }
             Self::EmptyList { list } => format!("list at least one entry in `{list}`"),
             Self::Prefix(PrefixError::HostBits { network, .. }) => {
@@ -123,7 +141,7 @@ impl Issue {
             Self::UnusableEgress { .. } => "use a unicast address that the vendor admits".into(),
             Self::DuplicateEgress { .. } | Self::DuplicatePrefix { .. } => "list it once".into(),
             Self::TooManyEgress { .. } => {
-                format!("keep {MAX_EGRESS_PER_VENDOR}, or split the vendor into several")
+                format!("keep {MOST_EGRESS}, or split the vendor into several")
             }
             Self::VendorOverlap { .. } => {
                 "a destination belongs to one vendor: shrink one of the two prefixes".into()
@@ -144,32 +162,38 @@ impl Issue {
             Self::ExemptOutside { .. } => "remove it: what lies outside the cidrs is never translated".into(),
             Self::ExemptIsCidr { .. } => "remove it from one of the two lists".into(),
             Self::BadMss { .. } => "write tcp_mss = \"auto\", \"off\", or bytes such as 1360".into(),
-            Self::BadPorts { .. } => "write the lowest and the highest port, as in \"1024-65535\"".into(),
+            Self::BadPorts { .. } => {
+                format!("write the lowest and the highest port, as in \"{}\"", PortRange::DEFAULT)
+            }
             Self::PortsReversed { min, max } => format!("write \"{max}-{min}\""),
-            Self::PortsTooLow { .. } => "begin at 1024 or above: lower ports are the system's".into(),
+            Self::PortsTooLow { .. } => {
+                format!("begin at {LOWEST_PORT} or above: lower ports are the system's")
+            }
             Self::TimeoutTooShort { minimum, .. } => {
                 format!("set {minimum} or more, or allow_short = true in [vendor.timeouts] to have it anyway")
             }
-            Self::TimeoutOutOfRange { .. } => "use 1 to 31536000 seconds".into(),
-            Self::BadDeviceName { .. } => "use the name that `ip link` shows, at most 15 bytes".into(),
+            Self::TimeoutOutOfRange { .. } => format!("use 1 to {LONGEST_TIMEOUT} seconds"),
+            Self::BadDeviceName { .. } => {
+                format!("use the name that `ip link` shows, at most {LONGEST_DEVICE} bytes")
+            }
             Self::DuplicateDevice { .. } => {
                 "list it once in each list; in both lists it serves both sides".into()
             }
             Self::LoopbackDevice => "list the devices that the pods and the vendor are reached by".into(),
-            Self::MaxFlowsOutOfRange { .. } => format!("use 1024 to {}", super::MAX_MAX_FLOWS),
-            Self::BadRunDir { .. } => format!("use a directory such as {}", super::DEFAULT_RUN_DIR),
+            Self::MaxFlowsOutOfRange { .. } => format!("use {} to {}", MAX_FLOWS.least, MAX_FLOWS.most),
+            Self::BadRunDir { .. } => format!("use a directory such as {}", DEFAULT_RUN_DIR),
             Self::RefusalAnswersOutOfRange { .. } => {
-                format!("use 0 (refusals are silent) to {MOST_ANSWERS_PER_S}")
+                format!("use 0 (refusals are silent) to {}", REFUSAL_ANSWERS.most)
             }
             Self::FlowLogNowhere => "set json, ipfix or both, or remove [flow_log]".into(),
             Self::BadFlowLogTarget { .. } => "write a file's absolute path, \"stdout\" or \"journal\"".into(),
             Self::FlowLogOutOfRange { least, most, .. } => format!("use {least} to {most}"),
-            Self::BadEventBuffer { .. } => "use a power of two from 64 to 1048576, as 4096".into(),
+            Self::BadEventBuffer { .. } => format!(
+                "use a power of two from {} to {}, as {}",
+                BUFFER_KIB.least, BUFFER_KIB.most, BUFFER_KIB.default
+            ),
             Self::BadPinRoot { .. } => {
-                format!(
-                    "use a directory on a BPF file system without dots, as in {}",
-                    super::DEFAULT_PIN_ROOT
-                )
+                format!("use a directory on a BPF file system without dots, as in {}", DEFAULT_PIN_ROOT)
             }
         }
     }

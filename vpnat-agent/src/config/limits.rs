@@ -3,7 +3,8 @@
 use vpnat_common::layout::account::MOST_NEW_FLOWS_PER_S;
 use vpnat_common::layout::event::EVENT_BUFFER;
 use vpnat_common::layout::refusal::MOST_ANSWERS_PER_S;
-use vpnat_common::layout::vendor::{DEFAULT_HOLD_S, Timeouts};
+use vpnat_common::layout::vendor::{DEFAULT_HOLD_S, Timeouts, VendorPolicy};
+use vpnat_common::layout::{MAX_EGRESS_PER_VENDOR, MAX_VENDORS};
 
 /// A number.
 #[derive(Debug)]
@@ -44,6 +45,20 @@ pub const BUFFER_KIB: Number = Number::new("buffer_kib", (64, 1 << 20), EVENT_BU
 pub const IPFIX_DOMAIN: Number = Number::new("ipfix_domain", (0, u32::MAX), 1);
 /// RFC 879's default, and what fits the largest packet; or a word, and no number by default.
 pub const MSS: Number = Number::new("tcp_mss", (536, 65_495), 0);
+
+/// Longest path of the run directory, bytes: the control socket's path in it has to fit `sockaddr_un`.
+pub const LONGEST_RUN_DIR: usize = 80;
+/// Longest vendor name, bytes: the map layout ends it with a zero.
+pub const LONGEST_NAME: usize = VendorPolicy::FREE.name.len() - 1;
+/// Longest device name, bytes: the kernel's ends with a zero, too.
+pub const LONGEST_DEVICE: usize = libc::IFNAMSIZ - 1;
+/// Lower ones are the system's (RFC 6335 section 6).
+pub const LOWEST_PORT: u16 = 1024;
+
+/// Most vendors: the first slot is nobody's.
+pub const MOST_VENDORS: usize = MAX_VENDORS as usize - 1;
+/// Most egress addresses of a vendor.
+pub const MOST_EGRESS: usize = MAX_EGRESS_PER_VENDOR;
 
 /// An idle timer, in seconds.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ mod check;
 mod diff;
 mod flow_log;
 mod issue;
-mod limits;
+pub(crate) mod limits;
 mod prefix;
+pub(crate) mod refusals;
 mod schema;
 
 #[cfg(test)]
@@ -111,6 +112,17 @@ pub struct PortRange {
     pub max: u16,
 }
 
+impl PortRange {
+    /// What is given out unless the configuration says otherwise: all that may be.
+    pub const DEFAULT: Self = Self { min: limits::LOWEST_PORT, max: u16::MAX };
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.min, self.max)
+    }
+}
+
 /// A configuration that kept every rule.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
@@ -147,7 +159,7 @@ pub struct Config {
 /// One vendor.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Vendor {
-    /// Name in metrics and listings, at most 15 bytes.
+    /// Name in metrics and listings.
     pub name: String,
     /// Destination prefixes.
     pub cidrs: Vec<Ipv4Net>,

@@ -117,7 +117,7 @@ pub struct Vendor {
 
 /// The MSS of SYNs: a word or a number.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "tcp_mss is neither a word nor a number of bytes")]
 pub enum TcpMss {
     /// Bytes.
     Bytes(i64),

@@ -1,7 +1,8 @@
 //! The configuration.
 
 use crate::config::catalog::{Fallback, Key, Section, Value, keys};
-use crate::config::{Config, fixed};
+use crate::config::limits::LONGEST_TIMEOUT;
+use crate::config::{Complaint, Config, fixed, refusals};
 
 pub fn page() -> String {
     let mut text = super::heading(
@@ -26,8 +27,23 @@ pub fn page() -> String {
         }
         text += "\n";
     }
-    text.truncate(text.trim_end().len());
-    text + "\n"
+    text + &refused()
+}
+
+/// What the parser says of each example.
+fn refused() -> String {
+    let mut text = "## What is refused\n\n\
+        By `vpnat run`, `vpnat reload` and `vpnat check` alike, before anything is touched; a running agent goes on as it was. All that is\n\
+        wrong with a file is said at once, each with its place: `what: FILE:LINE:COLUMN: what to do`. Each example is a change to a sound file.\n\
+        A file that cannot be read is refused, too. What hangs on the machine rather than on the file (devices, kernel, pins) comes afterwards.\n\n\
+        | example | what is said | what to do |\n|---|---|---|\n"
+        .to_owned();
+    for change in refusals::all() {
+        if let Some(Complaint { issue, .. }) = change.complaint() {
+            text += &format!("| {} | {issue} | {} |\n", change.describe(), issue.remedy());
+        }
+    }
+    text
 }
 
 fn form(value: &Value) -> String {
@@ -37,11 +53,8 @@ fn form(value: &Value) -> String {
             words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
         }
         Value::Number(number) => format!("{} to {}", number.least, number.most),
-        Value::Timer(timer) if timer.minimum > 1 => {
-            format!("seconds, {} or more ({})", timer.minimum, timer.rule)
-        }
-        Value::Timer(timer) => format!("seconds ({})", timer.rule),
-        Value::Text(form) => (*form).into(),
+        Value::Timer(timer) => format!("seconds, {} to {LONGEST_TIMEOUT} ({})", timer.minimum, timer.rule),
+        Value::Text(form) => form.clone(),
     }
 }
 
