@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("kubectl", "kubernetes-client"),
+    ("mandoc", "mandoc"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),

@@ -68,6 +68,7 @@ pub const PACKAGE: &[Need] = &[
     need("rpmbuild", "rpm", "the RPM package"),
     need("mmdebstrap", "mmdebstrap", "a clean Debian tree to install packages in"),
     need("buildah", "buildah", "the container image"),
+    need("mandoc", "mandoc", "reading the man pages as somebody else does"),
     need("systemd-nspawn", "systemd-container", "a machine of its own to boot that tree as"),
 ];
 

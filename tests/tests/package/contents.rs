@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::given::{carried, package};
+use tests::process;
+
+use crate::given::{carried, package, tree};
 
 fn printed(command: &mut Command) -> String {
     let output = command.output().expect("a listing");
@@ -32,6 +34,7 @@ fn the_tree_has_what_an_operator_looks_for() {
         "/usr/share/doc/vpnat/vpnat.example.toml",
         "/usr/share/man/man1/vpnat.1",
         "/usr/share/man/man1/vpnat-doctor.1",
+        "/usr/share/man/man5/vpnat.toml.5",
         "/usr/share/bash-completion/completions/vpnat",
         "/usr/share/zsh/vendor-completions/_vpnat",
         "/usr/share/fish/vendor_completions.d/vpnat.fish",
@@ -48,6 +51,43 @@ fn the_tree_has_what_an_operator_looks_for() {
         "/usr/share/vpnat/prometheus/prometheus.example.yml",
     ] {
         assert!(tree.iter().any(|path| path == file), "{file} is in no package: {tree:#?}");
+    }
+}
+
+fn mandoc() -> Command {
+    process::command("mandoc", None)
+}
+
+/// Somebody else's formatter finds nothing to complain of, and its reader sees every key of the configuration.
+#[test]
+fn the_man_pages_are_sound() {
+    let pages: Vec<String> = carried().into_iter().filter(|file| file.contains("/man/")).collect();
+    assert!(pages.len() > 16, "{pages:#?}");
+    let paths: Vec<_> = pages.iter().map(|page| tree().join(&page[1..])).collect();
+    let output = process::output({
+        let mut lint = mandoc();
+        lint.args(["-T", "lint", "-W", "warning"]).args(&paths);
+        lint
+    });
+    // Pages of verbs are clap's: it sets off long help with a break too many. And no page has a date.
+    let usual = ["missing date", "skipping paragraph macro: br "];
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let rest: Vec<&str> =
+        said.lines().filter(|line| !usual.iter().any(|usual| line.contains(usual))).collect();
+    assert!(rest.is_empty() && said.contains("missing date"), "{rest:#?}{output:?}");
+    let configuration = tree().join("usr/share/man/man5/vpnat.toml.5");
+    let text = printed(mandoc().args(["-T", "ascii", "-O", "width=200"]).arg(&configuration));
+    // Bold is a letter struck twice.
+    let struck: Vec<char> = text.chars().collect();
+    let plain: String = struck
+        .iter()
+        .enumerate()
+        .filter(|(place, letter)| **letter != '\u{8}' && struck.get(place + 1) != Some(&'\u{8}'))
+        .map(|(_, letter)| *letter)
+        .collect();
+    for key in vpnat_agent::config::catalog::keys() {
+        let head = format!(" {} = ", key.name);
+        assert!(plain.contains(&head), "{head}: {plain}");
     }
 }
 

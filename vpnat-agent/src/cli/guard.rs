@@ -12,7 +12,7 @@ use crate::stop::Stop;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Configuration file.
+    /// Configuration file, vpnat.toml(5).
     #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
     config: PathBuf,
 }

@@ -9,7 +9,7 @@ use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Configuration file.
+    /// Configuration file, vpnat.toml(5).
     #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
     config: PathBuf,
 }

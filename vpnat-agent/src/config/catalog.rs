@@ -133,6 +133,16 @@ impl Key {
     }
 }
 
+/// The smallest sound file.
+pub fn smallest() -> String {
+    let sections = [Section::Datapath, Section::Vendor].map(|section| {
+        let lines: Vec<_> =
+            section.base().iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        format!("{}\n{}", section.heading(), lines.concat())
+    });
+    sections.join("\n")
+}
+
 /// Every key, in the order of the example file.
 pub fn keys() -> Vec<Key> {
     use Section::{Agent, Datapath, FlowLog, Timeouts, Vendor};

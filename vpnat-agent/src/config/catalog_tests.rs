@@ -45,6 +45,11 @@ fn the_keys_are_those_of_the_parser() {
 }
 
 #[test]
+fn the_smallest_file_is_sound() {
+    sound(&smallest());
+}
+
+#[test]
 fn the_default_is_what_holds_without_it() {
     for key in keys() {
         match &key.default {

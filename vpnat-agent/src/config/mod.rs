@@ -10,7 +10,7 @@ mod flow_log;
 mod issue;
 pub(crate) mod limits;
 mod prefix;
-pub(crate) mod refusals;
+pub mod refusals;
 mod schema;
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! The configuration.
+//! The configuration: the page, and what vpnat.toml(5) has of it.
 
 use crate::config::catalog::{Fallback, Key, Section, Value, keys};
 use crate::config::limits::LONGEST_TIMEOUT;
 use crate::config::{Complaint, Config, fixed, refusals};
 
+/// docs/reference/config.md.
 pub fn page() -> String {
     let mut text = super::heading(
         "The configuration",
@@ -30,14 +31,16 @@ pub fn page() -> String {
     text + &refused()
 }
 
+/// What is said before the examples of what is refused.
+pub const REFUSED: &str = "By `vpnat run`, `vpnat reload` and `vpnat check` alike, before anything is touched; a running agent goes on as it was. All that is\n\
+     wrong with a file is said at once, each with its place: `what: FILE:LINE:COLUMN: what to do`. Each example is a change to a sound file.\n\
+     A file that cannot be read is refused, too. What hangs on the machine rather than on the file (devices, kernel, pins) comes afterwards.";
+
 /// What the parser says of each example.
 fn refused() -> String {
-    let mut text = "## What is refused\n\n\
-        By `vpnat run`, `vpnat reload` and `vpnat check` alike, before anything is touched; a running agent goes on as it was. All that is\n\
-        wrong with a file is said at once, each with its place: `what: FILE:LINE:COLUMN: what to do`. Each example is a change to a sound file.\n\
-        A file that cannot be read is refused, too. What hangs on the machine rather than on the file (devices, kernel, pins) comes afterwards.\n\n\
-        | example | what is said | what to do |\n|---|---|---|\n"
-        .to_owned();
+    let mut text = format!(
+        "## What is refused\n\n{REFUSED}\n\n| example | what is said | what to do |\n|---|---|---|\n"
+    );
     for change in refusals::all() {
         if let Some(Complaint { issue, .. }) = change.complaint() {
             text += &format!("| {} | {issue} | {} |\n", change.describe(), issue.remedy());
@@ -46,7 +49,8 @@ fn refused() -> String {
     text
 }
 
-fn form(value: &Value) -> String {
+/// What a key takes, in words.
+pub fn form(value: &Value) -> String {
     match value {
         Value::Flag => "`true` or `false`".into(),
         Value::Words(words) => {
@@ -58,8 +62,8 @@ fn form(value: &Value) -> String {
     }
 }
 
-/// As the reload itself says of the key's example.
-fn needs_new_start(key: &Key) -> bool {
+/// Whether a reload cannot change it: as the reload itself says of the key's example.
+pub fn needs_new_start(key: &Key) -> bool {
     let parsed = |value| Config::parse(&key.file(value), "vpnat.toml".as_ref()).ok();
     let both = parsed(key.usual()).zip(parsed(Some(&key.example)));
     both.is_some_and(|(old, new)| !fixed(&old, &new).is_empty())

@@ -3,7 +3,7 @@
 //! A page is a name and a function that writes it; [`PAGES`] has all of them. The hidden verb `vpnat reference` writes
 //! them to `docs/reference`, and a test fails when what lies there is not what the code says.
 
-mod config;
+pub mod config;
 mod drops;
 mod json;
 mod metrics;

@@ -42,6 +42,7 @@ const DOCS: &str = "usr/share/doc/vpnat/docs";
 /// Where the manual's files go, by their ending.
 const MANUAL: &[(&str, &str)] = &[
     (".1", "usr/share/man/man1"),
+    (".5", "usr/share/man/man5"),
     (".bash", "usr/share/bash-completion/completions"),
     (".zsh", "usr/share/zsh/vendor-completions"),
     (".fish", "usr/share/fish/vendor_completions.d"),
