@@ -46,6 +46,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(report());
     }
     ensure(&EVERYTHING)?;
+    let missing = needs::missing(needs_of(&EVERYTHING), Need::is_met);
+    if !missing.is_empty() {
+        let list: Vec<_> = missing.iter().map(|need| listed(need)).collect();
+        bail!("still missing:\n{}", list.join("\n"));
+    }
     println!("setup: everything needed is there");
     Ok(ExitCode::SUCCESS)
 }
@@ -83,7 +88,15 @@ fn ensure_packages(scopes: &[Scope], apt: &mut Apt) -> Result<()> {
             list.join("\n")
         );
     }
-    apt.install(&needs::packages(&missing))
+    let mut packages = needs::packages(&missing);
+    // Not every descendant of Debian has a cloud's tools. Without one its own tests fail, and say so; the others need not.
+    for need in missing.iter().filter(|need| needs::PAGES.contains(need)) {
+        if apt.candidate(need.package)?.is_none() {
+            eprintln!("setup: apt knows no package {}: install {} by other means", need.package, need.what);
+            packages.retain(|package| *package != need.package);
+        }
+    }
+    if packages.is_empty() { Ok(()) } else { apt.install(&packages) }
 }
 
 fn listed(need: &Need) -> String {
