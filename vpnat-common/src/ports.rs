@@ -215,6 +215,19 @@ macro_rules! field {
     };
 }
 
+macro_rules! each_begins_with_0 {
+    ($($get:ident, $set:ident;)+) => {
+        field! { $($get, $set;)+ }
+
+        /// Writes them one by one: together, they would become a call that fills byte by byte, and the verifier would go
+        /// through every one.
+        #[inline(always)]
+        fn clear(&self) {
+            $(self.$set(0);)+
+        }
+    };
+}
+
 impl SearchRef<'_> {
     /// Wraps a pointer to a search.
     ///
@@ -225,10 +238,9 @@ impl SearchRef<'_> {
         Self { search, map: PhantomData }
     }
 
-    field! {
+    each_begins_with_0! {
         stage, set_stage;
         tries, set_tries;
-        preferred, set_preferred;
         is_syn, set_is_syn;
         seq, set_seq;
         ts_val, set_ts_val;
@@ -243,34 +255,29 @@ impl SearchRef<'_> {
         fixed, set_fixed;
         whole, set_whole;
         returns, set_returns;
+        chance, set_chance;
+    }
+
+    field! {
+        preferred, set_preferred;
         failed, set_failed;
         seed_high, set_seed_high;
         seed_low, set_seed_low;
         pieces, set_pieces;
         seeds, set_seeds;
-        chance, set_chance;
     }
 
     /// Begins anew, for the flow with the outbound `key` by way of `egress`. What is not said here is 0, but for what outlives a
     /// search.
     #[inline(always)]
     pub fn begin(&self, key: &FlowKey, egress: Ip4, preferred: Port) {
-        let (preferred, failed) = (preferred.number as u32, self.failed());
-        let (seed_high, seed_low) = (self.seed_high(), self.seed_low());
-        let (pieces, seeds) = (self.pieces(), self.seeds());
-        let search = Search {
-            key: *key,
-            egress,
-            preferred,
-            failed,
-            seed_high,
-            seed_low,
-            pieces,
-            seeds,
-            ..Search::default()
-        };
         // SAFETY: `new` vouches for the memory.
-        unsafe { self.search.as_ptr().write(search) };
+        unsafe {
+            (&raw mut (*self.search.as_ptr()).key).write(*key);
+            (&raw mut (*self.search.as_ptr()).egress).write(egress);
+        }
+        self.set_preferred(preferred.number as u32);
+        self.clear();
     }
 
     /// Whether this search could not draw: it needs a seed.

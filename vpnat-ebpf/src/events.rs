@@ -13,11 +13,12 @@ use vpnat_common::layout::flow::FlowKey;
 
 use crate::maps::{EVENTS, EXHAUSTED, TALLIES};
 use crate::tables::Kernel;
+use crate::whole::Places as _;
 
 /// Adds one.
 #[inline(always)]
 pub fn count(slot: u8, tally: Tally) {
-    if let Some(count) = TALLIES.get_ptr_mut(tally.index(slot)) {
+    if let Some(count) = TALLIES.at_ptr(tally.index(slot)) {
         // SAFETY: this CPU's own counter; programs of one CPU do not interrupt each other here.
         unsafe { *count += 1 };
     }

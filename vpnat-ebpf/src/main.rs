@@ -13,6 +13,7 @@ mod tc;
 mod trace;
 mod unaligned;
 mod upkeep;
+mod whole;
 mod xdp;
 
 #[cfg(not(test))]

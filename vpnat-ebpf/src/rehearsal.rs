@@ -34,6 +34,7 @@ use crate::maps::{
     REHEARSED_SETS, REPORT, SCRATCH, WORKING_SETS,
 };
 use crate::tables::{Kernel, Surroundings};
+use crate::whole::Places as _;
 
 /// The kernel's tables, read only.
 pub struct Rehearsal {
@@ -54,7 +55,7 @@ impl Surroundings for Rehearsal {
 /// Changes the report.
 #[inline(always)]
 fn report(change: impl FnOnce(&mut Report)) {
-    if let Some(report) = REPORT.get_ptr_mut(0) {
+    if let Some(report) = REPORT.at_ptr(0) {
         // SAFETY: the map belongs to one rehearsal, which runs one packet at a time.
         change(unsafe { &mut *report });
     }
@@ -115,7 +116,7 @@ fn set_of(key: &SetKey) -> Option<NonNull<WorkingSet>> {
                 let live: &WorkingSet = unsafe { &*live };
                 REHEARSED_SETS.insert(key, live, BPF_NOEXIST as u64)
             }
-            None => REHEARSED_SETS.insert(key, NEW_SET.get(0)?, BPF_NOEXIST as u64),
+            None => REHEARSED_SETS.insert(key, NEW_SET.look(0)?, BPF_NOEXIST as u64),
         };
         made.ok()?;
     }
@@ -219,7 +220,7 @@ impl Tables for Rehearsal {
 
     #[inline(always)]
     fn make_pool(&self, key: &PoolKey) {
-        if let Some(empty) = NEW_POOL.get(0) {
+        if let Some(empty) = NEW_POOL.look(0) {
             let _ = REHEARSED_POOLS.insert(key, empty, BPF_NOEXIST as u64);
         }
     }
@@ -244,7 +245,7 @@ impl Tables for Rehearsal {
 
     #[inline(always)]
     fn insert_scratch(&self, half: Direction, key: &FlowKey) -> Result<(), Refused> {
-        let Some(entry) = SCRATCH.get(half as u32 - 1) else { return Err(Refused::Full) };
+        let Some(entry) = SCRATCH.look(half as u32 - 1) else { return Err(Refused::Full) };
         match insert(key, entry) {
             DONE => Ok(()),
             EXISTS => Err(Refused::Exists),

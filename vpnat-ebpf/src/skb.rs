@@ -21,6 +21,7 @@ use vpnat_common::packet::{Ip, Kind, Packet, Subject, Wire};
 
 use crate::maps::{ASIDE, HELD_BYTES, XDP_PORTS};
 use crate::unaligned::{self, packet_pointer};
+use crate::whole::Places as _;
 
 /// `skb->pkt_type` of what is addressed to this host (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
@@ -213,7 +214,7 @@ impl<const L2: usize> Skb<'_, L2> {
 impl<const L2: usize> Holding for Skb<'_, L2> {
     #[inline(always)]
     fn keep(&self, slot: u32, len: u32) -> bool {
-        let Some(place) = HELD_BYTES.get_ptr_mut(slot) else { return false };
+        let Some(place) = HELD_BYTES.at_ptr(slot) else { return false };
         let Some(len) = within::<{ held::KEPT_BYTES }>(len) else { return false };
         // SAFETY: a slot has room for `len` bytes.
         unsafe { bpf_skb_load_bytes(self.context.as_ptr(), L2 as u32, place.cast(), len) == 0 }
@@ -226,7 +227,7 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
             // It would come back as one packet. No sender makes such a fragment.
             return false;
         }
-        let Some(aside) = ASIDE.get_ptr_mut(0) else { return false };
+        let Some(aside) = ASIDE.at_ptr(0) else { return false };
         let Some(len) = within::<{ held::FIRST_BYTES }>(self.len()) else { return false };
         // SAFETY: there is room for `len` bytes, and they are this CPU's.
         unsafe {
@@ -238,7 +239,7 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
 
     #[inline(always)]
     fn send_kept(&mut self, slot: u32, len: u32, inbound: bool) {
-        let Some(place) = HELD_BYTES.get_ptr(slot) else { return };
+        let Some(place) = HELD_BYTES.at_ptr(slot) else { return };
         let Some(len) = within::<{ held::KEPT_BYTES }>(len) else { return };
         let flags = if inbound { BPF_F_INGRESS as u64 } else { 0 };
         // SAFETY: a slot has `len` bytes; the context is that of the running program. A copy that cannot be made is a
@@ -253,7 +254,7 @@ impl<const L2: usize> Holding for Skb<'_, L2> {
 
     #[inline(always)]
     fn take_back(&mut self) -> bool {
-        let Some(aside) = ASIDE.get_ptr_mut(0) else { return false };
+        let Some(aside) = ASIDE.at_ptr(0) else { return false };
         // SAFETY: `put_aside` has left `len` bytes there; programs of one CPU do not interrupt each other here, and what
         // `send_kept` runs are later fragments, which put nothing aside.
         unsafe {
@@ -272,7 +273,7 @@ impl<const L2: usize> Answering for Skb<'_, L2> {
 
     #[inline(always)]
     fn quote(&mut self, len: u32) -> bool {
-        let Some(aside) = ASIDE.get_ptr(0) else { return false };
+        let Some(aside) = ASIDE.at_ptr(0) else { return false };
         let Some(len) = within::<{ QUOTE.next_power_of_two() as usize }>(len) else { return false };
         let skb = self.context.skb.skb;
         let at = (L2 + refusal::HEADERS) as u32;
@@ -332,12 +333,12 @@ impl<const L2: usize> Link for Skb<'_, L2> {
         if self.mark == 0 || mark != 0 || tagged != 0 || kind != PACKET_HOST {
             return false;
         }
-        XDP_PORTS.get(slot as u32).is_some_and(|port| port.ifindex != 0)
+        XDP_PORTS.look(slot as u32).is_some_and(|port| port.ifindex != 0)
     }
 
     #[inline(always)]
     fn address(&mut self, slot: u8, mac: Mac) -> bool {
-        let Some(port) = XDP_PORTS.get(slot as u32) else { return false };
+        let Some(port) = XDP_PORTS.look(slot as u32) else { return false };
         let (start, end) = bounds(self.context);
         if L2 == 0 || start + size_of::<[Mac; 2]>() > end {
             return false;

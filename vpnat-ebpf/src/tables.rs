@@ -36,6 +36,7 @@ use crate::maps::{
     HELD_SHARES, IDENTIFICATIONS, KeptWay, NEW_POOL, NEW_SET, PORT_POOLS, PORT_SECRET_A, PORT_SECRET_B,
     SCRATCH, SEARCH, SETTINGS, SOURCES, VENDOR_PREFIXES, VENDORS, WAY_SLOTS, WAYS, WORKING_SETS,
 };
+use crate::whole::{Places as _, Whole};
 
 const EEXIST: i32 = -17;
 const AF_INET: u8 = 2;
@@ -143,7 +144,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn settings(&self) -> Settings {
-        match SETTINGS.get(0) {
+        match SETTINGS.look(0) {
             Some(settings) => *settings,
             None => Settings::default(),
         }
@@ -178,21 +179,21 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn scratch(&self, half: Direction) -> Option<FlowRef<'_>> {
-        let entry = NonNull::new(SCRATCH.get_ptr_mut(half as u32 - 1)?)?;
+        let entry = SCRATCH.at(half as u32 - 1)?;
         // SAFETY: a value of SCRATCH stays readable and writable until the program ends.
         Some(unsafe { FlowRef::new(entry) })
     }
 
     #[inline(always)]
     fn search(&self) -> Option<SearchRef<'_>> {
-        let search = NonNull::new(SEARCH.get_ptr_mut(0)?)?;
+        let search = SEARCH.at(0)?;
         // SAFETY: a value of SEARCH stays readable and writable until the program ends.
         Some(unsafe { SearchRef::new(search) })
     }
 
     #[inline(always)]
     fn insert_scratch(&self, half: Direction, key: &FlowKey) -> Result<(), Refused> {
-        let Some(entry) = SCRATCH.get(half as u32 - 1) else { return Err(Refused::Full) };
+        let Some(entry) = SCRATCH.look(half as u32 - 1) else { return Err(Refused::Full) };
         match FLOWS.insert(key, entry, BPF_NOEXIST as u64) {
             Ok(()) => Ok(()),
             Err(EEXIST) => Err(Refused::Exists),
@@ -215,7 +216,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn make_pool(&self, key: &PoolKey) {
-        if let Some(empty) = NEW_POOL.get(0) {
+        if let Some(empty) = NEW_POOL.look(0) {
             // Made by another CPU meanwhile is as good.
             let _ = PORT_POOLS.insert(key, empty, BPF_NOEXIST as u64);
         }
@@ -228,7 +229,7 @@ impl Tables for Kernel {
             return Some(unsafe { SetRef::new(set) });
         }
         // Made by another CPU meanwhile is as good.
-        let _ = WORKING_SETS.insert(key, NEW_SET.get(0)?, BPF_NOEXIST as u64);
+        let _ = WORKING_SETS.insert(key, NEW_SET.look(0)?, BPF_NOEXIST as u64);
         let set = NonNull::new(WORKING_SETS.get_ptr_mut(key)?)?;
         // SAFETY: as above.
         Some(unsafe { SetRef::new(set) })
@@ -261,21 +262,21 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn held(&self, slot: u32) -> Option<HeldRef<'_>> {
-        let place = NonNull::new(HELD.get_ptr_mut(slot)?)?;
+        let place = HELD.at(slot)?;
         // SAFETY: a value of the map stays readable and writable until the program ends.
         Some(unsafe { HeldRef::new(place) })
     }
 
     #[inline(always)]
     fn held_share(&self, share: u32) -> Option<ShareRef<'_>> {
-        let place = NonNull::new(HELD_SHARES.get_ptr_mut(share)?)?;
+        let place = HELD_SHARES.at(share)?;
         // SAFETY: as in `held`.
         Some(unsafe { ShareRef::new(place) })
     }
 
     #[inline(always)]
     fn take_identifications(&self, counter: u32, count: u32) -> u32 {
-        match IDENTIFICATIONS.get_ptr_mut(counter) {
+        match IDENTIFICATIONS.at_ptr(counter) {
             // SAFETY: a value of the map stays writable until the program ends; it is aligned, and all use it so.
             Some(counter) => unsafe { atomic::fetch_add(counter, count) },
             None => 0,
@@ -295,7 +296,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn policy(&self, slot: u8) -> Option<&VendorPolicy> {
-        VENDORS.get(slot as u32)
+        VENDORS.look(slot as u32)
     }
 
     #[inline(always)]
@@ -307,7 +308,7 @@ impl Tables for Kernel {
     #[inline(always)]
     fn device(&self, ifindex: u32) -> Device {
         // SAFETY: copied at once.
-        match unsafe { DEVICES.get(ifindex) } {
+        match unsafe { DEVICES.get(Whole::new(ifindex).key()) } {
             Some(device) => *device,
             None => Device::default(),
         }
@@ -318,7 +319,7 @@ impl Tables for Kernel {
     #[inline(always)]
     fn roles(&self, ifindex: u32) -> u8 {
         // SAFETY: copied at once.
-        match unsafe { DEVICES.get(ifindex) } {
+        match unsafe { DEVICES.get(Whole::new(ifindex).key()) } {
             Some(device) => device.roles,
             None => 0,
         }
@@ -355,7 +356,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn way(&self, query: &RouteQuery, stamp: u16) -> Option<Way> {
-        let kept = WAYS.get(way_slot(query))?;
+        let kept = WAYS.look(way_slot(query))?;
         let same = kept.src == query.src
             && kept.dst == query.dst
             && kept.ifindex == self.ifindex
@@ -367,7 +368,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn keep_way(&self, query: &RouteQuery, stamp: u16, way: &Way) {
-        if let Some(kept) = WAYS.get_ptr_mut(way_slot(query)) {
+        if let Some(kept) = WAYS.at_ptr(way_slot(query)) {
             let (src, dst, ifindex, protocol) = (query.src, query.dst, self.ifindex, query.protocol);
             let NextHop { slot, mac, mtu } = way.next_hop;
             let (vendor, arrives) = (way.vendor, way.arrives);
@@ -392,7 +393,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn answers(&self) -> Budget {
-        match ANSWER_BUDGET.get_ptr(0) {
+        match ANSWER_BUDGET.at_ptr(0) {
             // SAFETY: an aligned word that other CPUs change whole.
             Some(budget) => unsafe { budget.read_volatile() },
             None => Budget::default(),
@@ -401,14 +402,14 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn change_answers(&self, old: Budget, new: Budget) -> bool {
-        let Some(budget) = ANSWER_BUDGET.get_ptr_mut(0) else { return false };
+        let Some(budget) = ANSWER_BUDGET.at_ptr(0) else { return false };
         // SAFETY: a value of the map stays writable until the program ends; it is an aligned word, and all use it so.
         unsafe { atomic::compare_exchange(budget.cast(), old.word, new.word) == old.word }
     }
 
     #[inline(always)]
     fn count_answer(&self, sent: bool) {
-        if let Some(answers) = ANSWERS.get_ptr_mut(0) {
+        if let Some(answers) = ANSWERS.at_ptr(0) {
             // SAFETY: as in `count`.
             unsafe {
                 if sent {
@@ -422,7 +423,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn count(&self, decision: Decision, hook: Hook, bytes: u32) {
-        if let Some(count) = COUNTERS.get_ptr_mut(decision.counter(hook)) {
+        if let Some(count) = COUNTERS.at_ptr(decision.counter(hook)) {
             // SAFETY: this CPU's own counter; programs of one CPU do not interrupt each other here.
             unsafe {
                 (*count).packets += 1;

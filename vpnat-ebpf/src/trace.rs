@@ -16,6 +16,7 @@ use vpnat_common::trace::key_of;
 
 use crate::maps::{TRACE_ARRIVALS, TRACE_CPU, TRACE_EVENTS, TRACE_FILTER, TRACE_SPENT};
 use crate::tables::{Kernel, Surroundings};
+use crate::whole::Places as _;
 
 /// How often the budget's word is tried to be changed while other CPUs change it too.
 const TRIES: u32 = 4;
@@ -47,14 +48,14 @@ impl Surroundings for Traced {
 /// Notes the packet as it came, if anything may have to be told of it.
 #[inline(never)]
 fn arrived<P: Packet>(packet: &P, hook: u32, ifindex: u32, is_ipv4: bool) -> u32 {
-    let Some(cpu) = TRACE_CPU.get_ptr_mut(0) else { return 0 };
+    let Some(cpu) = TRACE_CPU.at_ptr(0) else { return 0 };
     // SAFETY: this CPU's own; a program that runs within this one leaves the depth as it has found it.
     let depth = unsafe {
         let depth = (*cpu).depth;
         (*cpu).depth = depth + 1;
         depth
     };
-    let (Some(arrival), Some(filter)) = (TRACE_ARRIVALS.get_ptr_mut(depth), TRACE_FILTER.get(0)) else {
+    let (Some(arrival), Some(filter)) = (TRACE_ARRIVALS.at_ptr(depth), TRACE_FILTER.look(0)) else {
         return 0;
     };
     // SAFETY: as above.
@@ -73,15 +74,15 @@ fn arrived<P: Packet>(packet: &P, hook: u32, ifindex: u32, is_ipv4: bool) -> u32
 /// Tells what became of the packet whose arrival was noted.
 #[inline(never)]
 fn decided<P: Packet>(packet: &P, decision: Decision) -> u32 {
-    let Some(cpu) = TRACE_CPU.get_ptr_mut(0) else { return 0 };
+    let Some(cpu) = TRACE_CPU.at_ptr(0) else { return 0 };
     // SAFETY: as in `arrived`.
     let depth = unsafe {
         let depth = (*cpu).depth.wrapping_sub(1);
         (*cpu).depth = depth;
         depth
     };
-    let Some(arrival) = TRACE_ARRIVALS.get_ptr_mut(depth) else { return 0 };
-    let Some(filter) = TRACE_FILTER.get(0) else { return 0 };
+    let Some(arrival) = TRACE_ARRIVALS.at_ptr(depth) else { return 0 };
+    let Some(filter) = TRACE_FILTER.look(0) else { return 0 };
     // SAFETY: this CPU's own.
     let arrival = unsafe { &*arrival };
     if arrival.wanted == 0 {
@@ -120,7 +121,7 @@ fn decided<P: Packet>(packet: &P, decision: Decision) -> u32 {
 #[inline(always)]
 fn spend(per_second: u32) -> bool {
     let now = Clock::read(&Kernel::anywhere()).now.seconds;
-    let Some(spent) = TRACE_SPENT.get_ptr_mut(0) else { return false };
+    let Some(spent) = TRACE_SPENT.at_ptr(0) else { return false };
     // SAFETY: a value of the map stays valid until the program ends; the word is aligned, and all change it so.
     unsafe {
         for _ in 0..TRIES {

@@ -21,6 +21,7 @@ use crate::rehearsal::Rehearsal;
 use crate::tables::{Kernel, Surroundings};
 use crate::trace::Traced;
 use crate::unaligned::{self, packet_pointer};
+use crate::whole::{Places as _, Whole};
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -154,12 +155,12 @@ impl Link for Frame<'_> {
     fn arrives(&self) -> u8 {
         let ifindex = self.context.ingress_ifindex() as u32;
         // SAFETY: copied at once.
-        unsafe { DEVICES.get(ifindex).map_or(0, |device| device.xdp_slot) }
+        unsafe { DEVICES.get(Whole::new(ifindex).key()).map_or(0, |device| device.xdp_slot) }
     }
 
     #[inline(always)]
     fn is_addressed_here(&self, arrives: u8) -> bool {
-        let Some(port) = XDP_PORTS.get(arrives as u32) else { return false };
+        let Some(port) = XDP_PORTS.look(arrives as u32) else { return false };
         let Some(place) = self.place::<[Mac; 1]>(0) else { return false };
         // SAFETY: `place` has checked the bounds.
         let [mac] = unsafe { unaligned::read(place) };
@@ -185,7 +186,7 @@ impl Link for Frame<'_> {
 
     #[inline(always)]
     fn address(&mut self, slot: u8, mac: Mac) -> bool {
-        let (Some(port), Some(place)) = (XDP_PORTS.get(slot as u32), self.place::<[Mac; 2]>(0)) else {
+        let (Some(port), Some(place)) = (XDP_PORTS.look(slot as u32), self.place::<[Mac; 2]>(0)) else {
             return false;
         };
         let ((head, tail), (own_head, own_tail)) = (mac.parts(), port.mac().parts());

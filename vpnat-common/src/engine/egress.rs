@@ -1,8 +1,9 @@
 //! TC egress: the place that makes the promise. After routing, every packet to a vendor is translated here
 //! or does not leave.
 
+use super::admission::Admission;
 use super::holding::{self, Holding};
-use super::session::{self, Admission, Step};
+use super::session::{self, Step};
 use super::tables::Tables;
 use super::{Decision, flows, fragments, icmp_errors, own_errors};
 use crate::addr::Ip4;
@@ -34,7 +35,7 @@ pub fn translate<T: Tables, P: Holding>(tables: &T, packet: &mut P, ingress_ifin
             }
             return admitted;
         }
-        let opened = session::open(tables, packet, admitted.vendor(), &admission);
+        let opened = session::open(tables, packet, admitted.vendor(), &mut admission);
         if !opened.is_translated() {
             return opened;
         }

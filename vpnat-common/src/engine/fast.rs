@@ -1,9 +1,10 @@
 //! The fast path, past the stack: XDP ingress, and TC ingress by redirect. It takes whole, plain packets that it
 //! can finish, and leaves everything else to the stack and the other hooks, unchanged.
 
+use super::admission::Admission;
 use super::egress::is_egress_of;
 use super::ingress::is_protected;
-use super::session::{self, Admission, After, Standing, Step};
+use super::session::{self, After, Standing, Step};
 use super::tables::{Link, NextHop, Route, RouteQuery, Tables, Way};
 use super::{Clock, Decision, flows, identification, refusal, rewrite};
 use crate::checksum::{self, Sum};
@@ -44,7 +45,7 @@ pub fn forward<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &mut P) 
         if !admitted.is_translated() {
             return refusal::leave(tables, admitted);
         }
-        let opened = session::open(tables, packet, admitted.vendor(), &admission);
+        let opened = session::open(tables, packet, admitted.vendor(), &mut admission);
         if !opened.is_translated() {
             return refusal::leave(tables, opened);
         }
@@ -203,7 +204,7 @@ fn admit<T: Tables, P: Link, const ROLES: u8>(tables: &T, packet: &P, admission:
         Some(policy) if tables.settings().ready != 0 && policy.egress_count != 0 => policy,
         _ => return ended(Outcome::NotReady),
     };
-    admission.next_hop = way.next_hop;
+    admission.set_next_hop(way.next_hop);
     admission.egress = flows::egress_address(policy, ip.src);
     if !is_egress_of(tables, admission.egress, way.vendor) {
         // A policy that is being rewritten may name no address; one that is spoiled, somebody else's.

@@ -4,6 +4,7 @@
 //! completely; it returns how the packet ended, which the program turns into a verdict and a counter.
 
 pub mod account;
+pub mod admission;
 pub mod binding;
 pub mod egress;
 pub mod fast;

@@ -7,17 +7,19 @@
 //! calls) nearly to itself, and the path of an established packet stays short. They return words, because the verifier
 //! refuses functions that return through memory and leave a stack address in their return register.
 
+use super::admission::Admission;
 use super::flows::{self, Renewal};
 use super::holding::Holding;
 use super::tables::{NextHop, Tables};
 use super::{Clock, Decision, account, binding, fragments, identification, mss, opening, rewrite};
-use crate::addr::{Ip4, Port};
+use crate::addr::Port;
 use crate::flow_ref::FlowRef;
 use crate::ip_options;
 use crate::layout::event::Tally;
 use crate::layout::flow::{Direction, Phase, sent};
 use crate::layout::outcome::Outcome;
 use crate::layout::vendor::flag;
+use crate::opaque::opaque;
 use crate::packet::{Ip, Kind, Packet, Subject, transport};
 use crate::tcp::{self, MAX_WINDOW_SCALE, flags};
 use crate::tcp_options::TcpOptions;
@@ -340,26 +342,11 @@ fn options_of<T: Tables, P: Packet>(tables: &T, packet: &P, ip: &Ip, subject: &S
     TcpOptions::read(tables, packet, at, end)
 }
 
-/// What the first packet of a flow was found to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Admission {
-    /// The egress address that it shall have.
-    pub egress: Ip4,
-    /// The port that its flow had until it ended; 0 if it had none.
-    pub preferred: Port,
-    /// Where XDP sends it.
-    pub next_hop: NextHop,
-}
-
-impl Admission {
-    /// Nothing found yet.
-    pub const NONE: Self =
-        Self { egress: Ip4::UNSPECIFIED, preferred: Port::new(0), next_hop: NextHop::UNKNOWN };
-}
-
 /// Makes the flow of an outbound packet that has none. The outcome translates if there is one now.
 #[inline(always)]
-pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission: &Admission) -> Decision {
+pub fn open<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission: &mut Admission) -> Decision {
+    admission.forget();
+    let vendor = opaque(vendor as u64) as u8;
     let mut decision = prepare(tables, packet, vendor, admission);
     if decision.is_translated() {
         decision = account::take(tables, vendor);
@@ -456,9 +443,10 @@ fn prepare<T: Tables, P: Packet>(tables: &T, packet: &P, vendor: u8, admission: 
     }
     outbound.begin(vendor, phase, expires, clock.now);
     outbound.set_stamp(clock.stamp);
-    outbound.set_out_slot(admission.next_hop.slot);
-    outbound.set_out_mac(admission.next_hop.mac);
-    outbound.set_mtu(admission.next_hop.mtu);
+    let next_hop = admission.next_hop();
+    outbound.set_out_slot(next_hop.slot);
+    outbound.set_out_mac(next_hop.mac);
+    outbound.set_mtu(next_hop.mtu);
     outbound.set_sent(sent);
     outbound.set_window_scale(options.window_scale);
     outbound.set_ts_val(options.ts_val);
