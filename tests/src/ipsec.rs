@@ -3,7 +3,7 @@
 //!
 //! Each side is a charon of its own, with its configuration and its control socket in the lab's folder. In user space
 //! the tunnel appears as the TUN device `ipsec0`, MTU 1400, with its route in table 220. With the kernel's ESP it is
-//! an XFRM interface, which is made beforehand ([`interface`]).
+//! an XFRM interface or a VTI, which is made beforehand.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -19,25 +19,24 @@ pub const DEVICE: &str = "ipsec0";
 /// The XFRM interface in both namespaces, with the kernel's ESP.
 pub const INTERFACE: &str = "xfrm0";
 
-/// What ties policies to the XFRM interface.
+/// The VTI in both namespaces.
+pub const VTI: &str = "vti1";
+
+/// What ties policies to the XFRM interface, and by a mark to the VTI.
 const IF_ID: u32 = 42;
+
+/// Traffic selectors of a tunnel that leaves it to routes what goes through.
+pub const ANY: &str = "0.0.0.0/0";
 
 /// What encrypts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Esp {
     /// The daemon.
     User,
-    /// The kernel.
-    Kernel,
-}
-
-/// Makes the XFRM interface, with its route. The MTU is user space's: what is larger would not fit the underlay.
-pub fn interface(ns: &Namespace, route: &str) {
-    ns.ip(&format!(
-        "link add {INTERFACE} type xfrm if_id {IF_ID}
-         link set {INTERFACE} mtu 1400 up
-         route add {route} dev {INTERFACE}"
-    ));
+    /// The kernel, behind an XFRM interface.
+    Xfrm,
+    /// The kernel, behind a VTI.
+    Vti,
 }
 
 /// Lets packets that came through the tunnel on to the pods, as `docs/setups.md` tells the operator: the policies of the
@@ -51,8 +50,37 @@ pub fn let_replies_on(ns: &Namespace, from: &str, to: &str) {
 pub struct End {
     /// Its address on the underlay.
     pub underlay: Ipv4Addr,
-    /// What it reaches through the tunnel from here (its side of the traffic selectors).
+    /// Its side of the traffic selectors.
     pub selector: String,
+    /// What is routed through its device: a prefix, and what else `ip route` takes. In user space the daemon makes the route.
+    pub route: String,
+}
+
+/// Makes the devices of both ends, starts their daemons, and waits for the tunnel. The first end connects.
+pub fn connect<'a>(dir: &Path, esp: Esp, ends: [(&'a Namespace, End); 2]) -> [Charon<'a>; 2] {
+    let [(near_ns, near), (far_ns, far)] = ends;
+    make_device(near_ns, esp, &near, &far);
+    make_device(far_ns, esp, &far, &near);
+    let responder = Charon::start(far_ns, dir, esp, &far, &near, false);
+    let initiator = Charon::start(near_ns, dir, esp, &near, &far, true);
+    initiator.wait_for_tunnel();
+    responder.wait_for_tunnel();
+    [initiator, responder]
+}
+
+/// The MTU is user space's: what is larger would not fit the underlay.
+fn make_device(ns: &Namespace, esp: Esp, here: &End, there: &End) {
+    let (name, kind) = match esp {
+        Esp::User => return,
+        Esp::Xfrm => (INTERFACE, format!("xfrm if_id {IF_ID}")),
+        Esp::Vti => (VTI, format!("vti local {} remote {} key {IF_ID}", here.underlay, there.underlay)),
+    };
+    ns.ip(&format!(
+        "link add {name} type {kind}
+         link set {name} mtu 1400 up
+         route add {} dev {name}",
+        here.route
+    ));
 }
 
 /// One running IKE daemon.
@@ -103,7 +131,7 @@ impl<'a> Charon<'a> {
 
     /// Waits until the tunnel is up: its device is there and the route through it, or the kernel has its keys.
     pub fn wait_for_tunnel(&self) {
-        if self.esp == Esp::Kernel {
+        if self.esp != Esp::User {
             let up = || self.associations().contains("INSTALLED");
             return process::wait_until("the IPsec tunnel", Duration::from_secs(20), up);
         }
@@ -168,7 +196,8 @@ fn connection_settings(esp: Esp, here: &End, there: &End, initiates: bool) -> St
     let start = if initiates { "start" } else { "none" };
     let interface = match esp {
         Esp::User => String::new(),
-        Esp::Kernel => format!("\n        if_id_in = {IF_ID}\n        if_id_out = {IF_ID}"),
+        Esp::Xfrm => format!("\n        if_id_in = {IF_ID}\n        if_id_out = {IF_ID}"),
+        Esp::Vti => format!("\n        mark_in = {IF_ID}\n        mark_out = {IF_ID}"),
     };
     format!(
         "connections {{

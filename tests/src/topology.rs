@@ -72,6 +72,10 @@ pub enum Shape {
     WireGuard,
     /// IPsec with IKEv2, with the kernel's own ESP and an XFRM interface.
     KernelIpsec,
+    /// The same where both sides' selectors are [`ipsec::ANY`]: routes alone decide.
+    KernelIpsecAny,
+    /// The same, behind a VTI.
+    KernelVtiAny,
     /// The kernel's own WireGuard.
     KernelWireGuard,
     /// IP in IP, which the kernel does alone: no keys, no ciphers.
@@ -95,7 +99,8 @@ impl Shape {
             Self::Tun => ("eth1", "tun0"),
             Self::Ipsec => ("eth1", ipsec::DEVICE),
             Self::WireGuard | Self::KernelWireGuard => ("eth1", "wg0"),
-            Self::KernelIpsec => ("eth1", ipsec::INTERFACE),
+            Self::KernelIpsec | Self::KernelIpsecAny => ("eth1", ipsec::INTERFACE),
+            Self::KernelVtiAny => ("eth1", ipsec::VTI),
             Self::Ipip => ("eth1", "ipip1"),
             Self::Vxlan | Self::Gretap => ("eth1", overlay::DEVICE),
         }
@@ -310,21 +315,25 @@ impl<'a> Topology<'a> {
                 // Its errors, too, come from an address that the other end lets through.
                 site.gateway.ip(&format!("route replace 10.0.1.10/32 dev {FAR_WIREGUARD} src 192.0.2.1"));
             }
-            Shape::Ipsec | Shape::KernelIpsec => {
-                let dir = site.sandbox.dir();
-                let near = ipsec::End { underlay: NAT, selector: format!("{EGRESS}/32") };
-                let far = ipsec::End { underlay: VENDOR_GATEWAY, selector: "192.0.2.0/24".into() };
-                let esp = if self.shape == Shape::Ipsec { Esp::User } else { Esp::Kernel };
-                if esp == Esp::Kernel {
-                    ipsec::interface(&site.nat, "192.0.2.0/24");
-                    ipsec::interface(&site.gateway, &format!("{EGRESS}/32 src 192.0.2.1"));
+            Shape::Ipsec | Shape::KernelIpsec | Shape::KernelIpsecAny | Shape::KernelVtiAny => {
+                let any = matches!(self.shape, Shape::KernelIpsecAny | Shape::KernelVtiAny);
+                let end = |underlay, own: &str, route: &str| ipsec::End {
+                    underlay,
+                    selector: if any { ipsec::ANY.into() } else { own.into() },
+                    route: route.into(),
+                };
+                let esp = match self.shape {
+                    Shape::Ipsec => Esp::User,
+                    Shape::KernelVtiAny => Esp::Vti,
+                    _ => Esp::Xfrm,
+                };
+                let near = end(NAT, "10.0.1.10/32", "192.0.2.0/24");
+                let far = end(VENDOR_GATEWAY, "192.0.2.0/24", "10.0.1.10/32 src 192.0.2.1");
+                let ends = [(&site.nat, near), (&site.gateway, far)];
+                self.charons = Some(ipsec::connect(site.sandbox.dir(), esp, ends));
+                if self.shape == Shape::KernelIpsec {
                     ipsec::let_replies_on(&site.nat, "192.0.2.0/24", "10.0.2.0/24");
                 }
-                let responder = Charon::start(&site.gateway, dir, esp, &far, &near, false);
-                let initiator = Charon::start(&site.nat, dir, esp, &near, &far, true);
-                initiator.wait_for_tunnel();
-                responder.wait_for_tunnel();
-                self.charons = Some([initiator, responder]);
             }
         }
     }
@@ -337,8 +346,8 @@ impl<'a> Topology<'a> {
             charon.kill();
         }
         // What the kernel itself carries stays when nobody runs it.
-        let kernels = [Shape::KernelIpsec, Shape::KernelWireGuard, Shape::Ipip, Shape::Vxlan, Shape::Gretap];
-        if kernels.contains(&self.shape) {
+        let by_process = [Shape::Tun, Shape::Ipsec, Shape::WireGuard];
+        if self.shape.is_tunnel() && !by_process.contains(&self.shape) {
             let near = self.outside_device();
             let far = if self.shape == Shape::KernelWireGuard { FAR_WIREGUARD } else { near };
             for (ns, device) in [(&self.site.nat, near), (&self.site.gateway, far)] {

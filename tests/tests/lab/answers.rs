@@ -7,8 +7,9 @@ use std::sync::Barrier;
 use tests::capture::Way;
 use tests::long::download;
 use tests::pod::Pod;
-use tests::topology::{EGRESS, EGRESS_B, VENDOR, VENDOR_B};
+use tests::topology::{EGRESS, EGRESS_B, Shape, VENDOR, VENDOR_B};
 
+use crate::fragments::any_order;
 use crate::setting::Setting;
 
 in_every_setting! { three_pods_from_one_port, large_transfers }
@@ -82,12 +83,27 @@ fn large_transfers(setting: Setting) {
     });
 }
 
+/// Selectors that leave it to routes what goes through the tunnel, as AWS' VPN has them: strongSwan's own policies let replies on to pods.
+#[test]
+#[ignore = "needs the kernel's own ESP, as the guests of `cargo xtask vm` have it"]
+fn through_any_selectors_xfrm() {
+    three_pods_from_one_port(Setting::tc(Shape::KernelIpsecAny));
+    any_order(Setting::tc(Shape::KernelIpsecAny));
+}
+
+/// The same behind a VTI.
+#[test]
+#[ignore = "needs the kernel's own ESP, as the guests of `cargo xtask vm` have it"]
+fn through_any_selectors_vti() {
+    three_pods_from_one_port(Setting::tc(Shape::KernelVtiAny));
+    large_transfers(Setting::tc(Shape::KernelVtiAny));
+    any_order(Setting::tc(Shape::KernelVtiAny));
+}
+
 /// Each vendor has an egress address of its own, and a pod may talk to both from one port at once.
 #[test]
 fn two_vendors_see_an_address_each() {
-    for setting in
-        [Setting::tc(tests::topology::Shape::TwoArm), Setting::xdp(tests::topology::Shape::SingleArm)]
-    {
+    for setting in [Setting::tc(Shape::TwoArm), Setting::xdp(Shape::SingleArm)] {
         setting.run(|lab, _| {
             for pod in &lab.pods {
                 let a = pod.http_get(42000, VENDOR, "/").expect("an answer of vendor-a");
@@ -102,7 +118,7 @@ fn two_vendors_see_an_address_each() {
 /// The agent makes a router of the machine, unless it is told not to.
 #[test]
 fn forwarding_is_switched_on() {
-    Setting::tc(tests::topology::Shape::TwoArm).run_before_start(|lab, agent| {
+    Setting::tc(Shape::TwoArm).run_before_start(|lab, agent| {
         lab.nat.sysctl("net.ipv4.ip_forward", "0");
         agent.start();
         let reply = lab.pods[0].http_get(0, VENDOR, "/").expect("an answer");

@@ -76,7 +76,9 @@ fn path_mtu_with(setting: Setting, route_mtu: &str) {
         let (mtu, reporter) = match setting.shape {
             Shape::TwoArm => (1300, GATEWAY),
             Shape::SingleArm => (1300, NAT),
-            Shape::Tun | Shape::Ipsec | Shape::KernelIpsec => (1400, GATEWAY),
+            Shape::Tun | Shape::Ipsec | Shape::KernelIpsec | Shape::KernelIpsecAny | Shape::KernelVtiAny => {
+                (1400, GATEWAY)
+            }
             Shape::WireGuard | Shape::KernelWireGuard => (1420, GATEWAY),
             Shape::Ipip => (1480, GATEWAY),
             Shape::Vxlan => (1450, GATEWAY),

@@ -70,6 +70,7 @@ const MODULES: &[&str] = &[
     "xfrm_user",
     "xfrm_interface",
     "xfrm_algo",
+    "ip_vti",
     "esp4",
     "esp4_offload",
     "drbg",

@@ -18,6 +18,8 @@ pub const CORE: &[(&str, &[&str])] = &[
             "answers::three_pods_from_one_port::tun_xdp_inside",
             "answers::three_pods_from_one_port::kernel_ipsec_tc",
             "answers::three_pods_from_one_port::kernel_wireguard_tc",
+            "answers::through_any_selectors_xfrm",
+            "answers::through_any_selectors_vti",
         ],
     ),
     (
