@@ -329,8 +329,8 @@ impl<'a> Topology<'a> {
                 };
                 let near = end(NAT, "10.0.1.10/32", "192.0.2.0/24");
                 let far = end(VENDOR_GATEWAY, "192.0.2.0/24", "10.0.1.10/32 src 192.0.2.1");
-                let ends = [(&site.nat, near), (&site.gateway, far)];
-                self.charons = Some(ipsec::connect(site.sandbox.dir(), esp, ends));
+                self.charons =
+                    Some(ipsec::connect(site.sandbox.dir(), esp, [(&site.nat, near), (&site.gateway, far)]));
                 if self.shape == Shape::KernelIpsec {
                     ipsec::let_replies_on(&site.nat, "192.0.2.0/24", "10.0.2.0/24");
                 }
@@ -357,10 +357,8 @@ impl<'a> Topology<'a> {
         // A process that another thread is just starting holds the descriptors until it executes.
         let (site, device) = (self.site, self.outside_device());
         wait_until("the tunnel's devices go", Duration::from_secs(5), || {
-            self.shape != Shape::Tun || site.gateway.ifindex(device).is_none()
-        });
-        wait_until("the tunnel's device goes", Duration::from_secs(5), || {
-            !self.shape.is_tunnel() || site.nat.ifindex(device).is_none()
+            (self.shape != Shape::Tun || site.gateway.ifindex(device).is_none())
+                && (!self.shape.is_tunnel() || site.nat.ifindex(device).is_none())
         });
     }
 
