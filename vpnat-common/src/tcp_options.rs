@@ -4,11 +4,14 @@ use crate::engine::tables::{Round, Tables};
 use crate::opaque::opaque;
 use crate::packet::Packet;
 
-mod kind {
-    pub const END: u8 = 0;
-    pub const NOP: u8 = 1;
-    pub const WINDOW_SCALE: u8 = 3;
-    pub const TIMESTAMPS: u8 = 8;
+/// Kinds of options.
+pub mod kind {
+    pub(super) const END: u8 = 0;
+    pub(super) const NOP: u8 = 1;
+    /// Maximum segment size (RFC 9293 section 3.7.1).
+    pub const MSS: u8 = 2;
+    pub(super) const WINDOW_SCALE: u8 = 3;
+    pub(super) const TIMESTAMPS: u8 = 8;
 }
 
 /// Options looked at, at most: 40 bytes hold no more that are not padding.
@@ -33,40 +36,65 @@ const fn not_none(value: [u8; 4]) -> u32 {
     if value == 0 { 1 } else { value }
 }
 
-struct Reading<'a, P> {
+/// What is done with the options of a segment, one after the other.
+pub trait Look {
+    /// Looks at the option of this `kind` and `len` that lies at `at`, bytes from the start of the IP header; true if that was
+    /// all.
+    fn option<P: Packet>(&mut self, packet: &P, kind: u8, at: usize, len: usize) -> bool;
+}
+
+struct Walk<'a, P, L> {
     packet: &'a P,
     at: usize,
     end: usize,
-    options: TcpOptions,
+    look: L,
 }
 
-impl<P: Packet> Round for Reading<'_, P> {
+impl<P: Packet, L: Look> Round for Walk<'_, P, L> {
     #[inline(always)]
     fn round(&mut self, _: u32) -> bool {
         if self.at + 2 > self.end {
             return true;
         }
         let Some([kind, len]) = self.packet.load_at::<[u8; 2]>(self.at) else { return true };
-        match kind {
-            kind::END => return true,
-            kind::NOP => {
-                self.at += 1;
-                return false;
-            }
-            kind::WINDOW_SCALE if len == 3 => {
-                if let Some([scale]) = self.packet.load_at::<[u8; 1]>(self.at + 2) {
-                    self.options.window_scale = scale.min(crate::tcp::MAX_WINDOW_SCALE);
-                }
-            }
-            kind::TIMESTAMPS if len == 10 => {
-                if let Some(value) = self.packet.load_at::<[u8; 4]>(self.at + 2) {
-                    self.options.ts_val = not_none(value);
-                }
-            }
-            _ => {}
+        if kind == kind::END {
+            return true;
+        }
+        if kind == kind::NOP {
+            self.at += 1;
+            return false;
+        }
+        if self.look.option(self.packet, kind, self.at, len as usize) {
+            return true;
         }
         self.at += len as usize;
         len < 2
+    }
+}
+
+/// Shows `look` the options between `at` and `end`, bytes from the start of the IP header. A malformed list ends it.
+#[inline(always)]
+pub fn walk<T: Tables, P: Packet, L: Look>(tables: &T, packet: &P, at: usize, end: usize, look: L) -> L {
+    // With what the verifier of Linux 6.1 knows of the first place (`Tables::repeat`) it would leave out what no first place is.
+    let mut walk = Walk { packet, at: opaque(at as u64) as usize, end, look };
+    tables.repeat(MOST, &mut walk);
+    walk.look
+}
+
+impl Look for TcpOptions {
+    #[inline(always)]
+    fn option<P: Packet>(&mut self, packet: &P, kind: u8, at: usize, len: usize) -> bool {
+        if kind == kind::WINDOW_SCALE && len == 3 {
+            if let Some([scale]) = packet.load_at::<[u8; 1]>(at + 2) {
+                self.window_scale = scale.min(crate::tcp::MAX_WINDOW_SCALE);
+            }
+        } else if kind == kind::TIMESTAMPS
+            && len == 10
+            && let Some(value) = packet.load_at::<[u8; 4]>(at + 2)
+        {
+            self.ts_val = not_none(value);
+        }
+        false
     }
 }
 
@@ -75,9 +103,7 @@ impl TcpOptions {
     /// ends the reading; what was understood until then counts.
     #[inline(always)]
     pub fn read<T: Tables, P: Packet>(tables: &T, packet: &P, at: usize, end: usize) -> Self {
-        let mut reading = Reading { packet, at: opaque(at as u64) as usize, end, options: Self::default() };
-        tables.repeat(MOST, &mut reading);
-        reading.options
+        walk(tables, packet, at, end, Self::default())
     }
 
     /// Reads the timestamp alone, in the place where nearly every stack puts it (RFC 7323 appendix A) or wherever it is.

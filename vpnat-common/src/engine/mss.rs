@@ -1,54 +1,34 @@
 //! MSS clamping: a SYN that promises larger segments than the way to the vendor takes is lowered (RFC 4459
 //! section 3.2). VPNs often have no path MTU discovery, and a pod with jumbo frames would stall.
 
-use super::tables::{Round, Tables};
+use super::tables::Tables;
 use crate::checksum::{self, Sum};
 use crate::layout::flow::protocol;
-use crate::opaque::opaque;
 use crate::packet::{Ip, Kind, Packet, Subject, transport};
 use crate::tcp::flags;
-
-mod kind {
-    pub const END: u8 = 0;
-    pub const NOP: u8 = 1;
-    pub const MSS: u8 = 2;
-}
-
-/// Options looked at, at most: 40 bytes hold no more that are not padding.
-const MOST: u32 = 16;
+use crate::tcp_options::{self, Look, kind};
 
 /// The difference that changes nothing.
 const NO_CHANGE: u16 = 0xffff;
 
-struct Search<'a, P> {
-    packet: &'a P,
-    at: usize,
-    end: usize,
+/// Looks for the option.
+struct Search {
     /// Offset of the option's value, 0 until it is found.
     found: usize,
+    /// Where the options end.
+    end: usize,
 }
 
-impl<P: Packet> Round for Search<'_, P> {
+impl Look for Search {
     #[inline(always)]
-    fn round(&mut self, _: u32) -> bool {
-        if self.at + 4 > self.end {
-            return true;
+    fn option<P: Packet>(&mut self, _: &P, kind: u8, at: usize, len: usize) -> bool {
+        if kind != kind::MSS || len != 4 {
+            return false;
         }
-        let Some([kind, len]) = self.packet.load_at::<[u8; 2]>(self.at) else { return true };
-        match kind {
-            kind::END => return true,
-            kind::NOP => {
-                self.at += 1;
-                return false;
-            }
-            kind::MSS if len == 4 => {
-                self.found = self.at + 2;
-                return true;
-            }
-            _ => {}
+        if at + len <= self.end {
+            self.found = at + 2;
         }
-        self.at += len as usize;
-        len < 2
+        true
     }
 }
 
@@ -72,11 +52,7 @@ pub fn clamp<T: Tables, P: Packet>(tables: &T, packet: &mut P, slot: u8) -> bool
     }
     let start = ip.header_len + transport::TCP_LEN;
     let end = ip.header_len + subject.tcp.header_len as usize;
-    // With what the verifier of Linux 6.1 knows of the first place (`Tables::repeat`) it would leave out that bytes may count the other way round.
-    let at = opaque(start as u64) as usize;
-    let mut search = Search { packet: &*packet, at, end, found: 0 };
-    tables.repeat(MOST, &mut search);
-    let at = search.found;
+    let at = tcp_options::walk(tables, &*packet, start, end, Search { found: 0, end }).found;
     if at == 0 {
         return true;
     }
