@@ -71,6 +71,11 @@ impl Header {
         }
     }
 
+    /// What the parts of a datagram have in common (RFC 791 section 3.2): addresses, protocol, identification.
+    pub fn datagram(&self) -> (u32, u32, u8, u16) {
+        (self.source.to_bits(), self.destination.to_bits(), self.protocol, self.id)
+    }
+
     pub fn is_later_fragment(&self) -> bool {
         self.fragment & 0x1fff != 0
     }

@@ -170,7 +170,7 @@ impl Rules<'_> {
 
     /// The promise: what goes on unchanged must not be a packet that would reach a vendor from somebody else,
     /// nor a vendor's that nobody asked for.
-    fn may_pass(&self, ran: &Ran<'_>) -> Result<(), String> {
+    fn may_pass(&mut self, ran: &Ran<'_>) -> Result<(), String> {
         let place = ran.place;
         if place.is_xdp() || !place.is_ipv4(ran.input) {
             if let (Hook::TcEgress | Hook::TcGuard, Some(ip)) =
@@ -206,9 +206,16 @@ impl Rules<'_> {
                         Some(Header::quoted(quote)?.tuple(quote)?.turned())
                     };
                     let answer = if header.is_icmp_error(ip) { quoted() } else { header.tuple(ip) };
-                    // The instance's own flows are restored to what they are.
-                    let to_itself =
-                        answer.is_some_and(|answer| self.shadow.pod_of(&answer) == Some(answer.destination));
+                    // The instance's own flows are restored to what they are, and their datagrams' later parts with the first.
+                    let part = (header.destination.to_bits(), header.id);
+                    let to_itself = if header.is_later_fragment() {
+                        self.shadow.part(header.datagram()) == Some(part)
+                    } else {
+                        answer.is_some_and(|answer| self.shadow.pod_of(&answer) == Some(answer.destination))
+                    };
+                    if to_itself && header.fragment != 0 {
+                        self.shadow.first_part(header.datagram(), part);
+                    }
                     hold!(!protected || to_itself, "a vendor's packet that nobody asked for goes on");
                 }
                 if egress_for(header.destination).is_some() {
@@ -296,7 +303,7 @@ impl Rules<'_> {
 
     /// From whom a translated packet seems to come, or to whom it goes.
     fn owner(&mut self, old: &[u8], new: &[u8], header: &Header, outbound: bool) -> Result<(), String> {
-        let datagram = (header.source.to_bits(), header.destination.to_bits(), header.protocol, header.id);
+        let datagram = header.datagram();
         let now = address(new, if outbound { 12 } else { 16 });
         if outbound {
             let Some(egress) = egress_for(header.destination) else {
