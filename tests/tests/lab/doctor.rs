@@ -46,6 +46,8 @@ fn what_is_wrong_is_found_and_what_is_right_is_not() {
         lab.nat.run("nft add table ip other");
         lab.nat.run("nft add chain ip other post { type nat hook postrouting priority 100 ; }");
         lab.nat.run("nft add rule ip other post oifname nowhere masquerade");
+        assert_eq!(level("firewall", "spare the packets to vendors").0, "ok");
+        lab.nat.run("nft add rule ip other post oifname eth0 masquerade");
         assert_eq!(level("firewall", "masquerade").0, "warning");
         lab.nat.run("nft delete table ip other");
 

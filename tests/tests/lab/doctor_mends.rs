@@ -203,11 +203,15 @@ fn rules_that_rewrite_sources() {
         lab.nat.run("nft add table ip other");
         lab.nat.run("nft add chain ip other post { type nat hook postrouting priority 100 ; }");
         doctor.well("firewall");
-        lab.nat.run("nft add rule ip other post oifname nowhere masquerade");
-        doctor.ill_until_mended("firewall", "warning", "oifname \"nowhere\" masquerade");
+        // What a NAT instance does for everybody else.
+        lab.nat.run("nft add rule ip other post ip daddr != { 192.0.2.0/24, 198.51.100.0/24 } masquerade");
+        doctor.well("firewall");
+        lab.nat.run("nft add rule ip other post oifname eth0 masquerade");
+        doctor.ill_until_mended("firewall", "warning", "oifname \"eth0\" masquerade");
         // As iptables writes them, whichever kind it is here.
-        lab.nat.run("iptables -t nat -A POSTROUTING -o nowhere -j MASQUERADE");
-        doctor.ill_until_mended("firewall", "warning", "nowhere");
+        lab.nat.run("iptables -t nat -A POSTROUTING -d 192.0.2.0/24 -j RETURN");
+        lab.nat.run("iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE");
+        doctor.ill_until_mended("firewall", "warning", "eth0");
     });
 }
 

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 
 use super::checks::{MANY_FLOWS, STRICT, check};
 use super::facts::{allowances as exceeded, merges, without_policy};
-use super::firewall::{self, Rule};
+use super::firewall;
 use super::peers::Peer;
 use super::{Facts, Level};
 use crate::config::{Config, Mss};
@@ -85,8 +85,10 @@ fn each_check_tells_what_is_wrong() {
     };
     assert_eq!(wrong(jumbo), [("mss", Warning)]);
     assert_eq!(wrong(|f| f.rewriting_rules = None), [("firewall", Warning)]);
-    let rule = Rule { text: "masquerade".into(), delete: "nft delete".into() };
-    assert_eq!(wrong(|f| f.rewriting_rules = Some(vec![rule])), [("firewall", Warning)]);
+    let rules =
+        |text: &str| Some(firewall::in_nft(&format!("table ip nat {{\nchain post {{\n{text}\n}}\n}}")));
+    assert_eq!(wrong(|f| f.rewriting_rules = rules("masquerade")), [("firewall", Warning)]);
+    assert_eq!(wrong(|f| f.rewriting_rules = rules("ip daddr != 192.0.2.0/24 masquerade")), []);
     assert_eq!(wrong(|f| f.merging = vec!["eth0".into()]), [("offloads", Error)]);
     let egress = Ipv4Addr::new(10, 0, 1, 10);
     assert_eq!(wrong(|f| f.bound = vec![(egress, 4500)]), [("sockets", Warning)]);
@@ -147,25 +149,4 @@ fn a_route_is_mended_by_what_is_known() {
         "ip route replace 192.0.2.0/24 via 10.0.1.1 dev eth0"
     );
     assert_eq!(fix(&|f| f.links[0].layer = Layer::Ip), "ip route replace 192.0.2.0/24 dev eth0");
-}
-
-#[test]
-fn rules_that_rewrite_sources_are_found_with_the_command_that_deletes_them() {
-    let nft = "table ip nat { # handle 3\n\tchain post { # handle 1\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n\t\toifname eth0 masquerade # handle 4\n\t\tcounter accept # handle 5\n\t}\n}\ntable inet other { # handle 9\n\tchain out { # handle 2\n\t\tsnat ip to 1.2.3.4 # handle 7\n\t}\n}\n";
-    let found = |rules: Vec<Rule>| rules.into_iter().map(|rule| (rule.text, rule.delete)).collect::<Vec<_>>();
-    assert_eq!(
-        found(firewall::in_nft(nft)),
-        [
-            ("oifname eth0 masquerade".to_owned(), "nft delete rule ip nat post handle 4".to_owned()),
-            ("snat ip to 1.2.3.4".to_owned(), "nft delete rule inet other out handle 7".to_owned()),
-        ]
-    );
-    let legacy = "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o eth0 -j MASQUERADE\n-A POSTROUTING -j ACCEPT\nCOMMIT\n";
-    assert_eq!(
-        found(firewall::in_legacy(legacy)),
-        [(
-            "-A POSTROUTING -o eth0 -j MASQUERADE".to_owned(),
-            "iptables-legacy -t nat -D POSTROUTING -o eth0 -j MASQUERADE".to_owned()
-        )]
-    );
 }
