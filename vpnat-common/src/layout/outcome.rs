@@ -139,7 +139,7 @@ outcomes! {
     TableFull = 29, Dropped, "table-full";
     /// To a vendor, and routed to a device that does not translate.
     Unguarded = 30, Dropped, "unguarded-device";
-    /// A flow's packet on the wrong side: a spoofed source.
+    /// From a device where it has no business: none of the inside ones, or a spoofed source.
     WrongSide = 31, Dropped, "wrong-side";
     /// The instance's own, to a vendor from an address that is not its egress address.
     LocalSource = 32, Dropped, "local-source";
