@@ -25,12 +25,11 @@ pub fn bring_up(
     config: &Config,
     pins: &Pins,
     findings: &Findings,
-    tick_rate: u32,
     stop: &Stop,
 ) -> Result<Supervisor, RunError> {
     let needed = Needed::by(config);
     let mut object =
-        load(pins, findings, tick_rate, &needed, stop).map_err(|error| error.with_log_in(&config.run_dir))?;
+        load(pins, findings, &needed, stop).map_err(|error| error.with_log_in(&config.run_dir))?;
     let mut migration = Migration::open(pins)?;
     object::pin_services(&mut object, pins)?;
     if let Some(migration) = &mut migration {
@@ -88,15 +87,9 @@ pub fn bring_up(
 }
 
 /// Loads over what is pinned. Maps of another shape are put aside first, and back again if the kernel refuses to load.
-fn load(
-    pins: &Pins,
-    findings: &Findings,
-    tick_rate: u32,
-    needed: &Needed,
-    stop: &Stop,
-) -> Result<aya::Ebpf, Error> {
+fn load(pins: &Pins, findings: &Findings, needed: &Needed, stop: &Stop) -> Result<aya::Ebpf, Error> {
     let aside = if findings.pinned.renew { Some(migrate::set_aside(pins)?) } else { None };
-    let loaded = object::load(pins, findings.pinned.sizes, tick_rate, needed, stop);
+    let loaded = object::load(pins, findings.pinned.sizes, findings.tick_rate, needed, stop);
     if let (Err(_), Some(aside)) = (&loaded, &aside) {
         migrate::put_back(pins, aside);
     }

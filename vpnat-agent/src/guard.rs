@@ -14,7 +14,7 @@ use crate::datapath::maps::{ConfigMaps, StateMaps, Table};
 use crate::datapath::object::{self, Sizes};
 use crate::datapath::pins::Pins;
 use crate::datapath::sweep::vendors_in_use;
-use crate::datapath::{Error, fill, tc};
+use crate::datapath::{Error, clock, fill, tc};
 use crate::netlink::links::{self, Layer};
 use crate::netlink::rules;
 use crate::stop::Stop;
@@ -74,7 +74,7 @@ fn attach(config: &Config, pins: &Pins, stop: &Stop) -> Result<Vec<String>, Erro
         return Ok(Vec::new());
     }
     let needed = Needed::guards();
-    let object = object::load(pins, pinned.sizes, object::tick_rate(stop)?, &needed, stop)?;
+    let object = object::load(pins, pinned.sizes, clock::tick_rate()?, &needed, stop)?;
     let mut maps = ConfigMaps::open(pins)?;
     fill::fill(&mut maps, config, || vendors_in_use(&Table::flows(pins)?))?;
     let mut hooks = Hooks::new(object, pins.clone(), TcMethod::of_this_kernel(), &needed)?;

@@ -7,7 +7,7 @@ use crate::datapath::kernel::{self, Bpffs};
 use crate::datapath::object::{self, Pinned, Sizes};
 use crate::datapath::pins::Pins;
 use crate::datapath::xdp::{self, Decision, Facts};
-use crate::datapath::{Error, features};
+use crate::datapath::{Error, clock, features};
 use crate::netlink::links::{self, Layer, Link};
 
 /// What the checks found out.
@@ -21,6 +21,8 @@ pub struct Findings {
     pub xdp: Decision,
     /// With which table sizes to load, and whether what is pinned has to be made anew.
     pub pinned: Pinned,
+    /// The kernel's tick rate, hertz.
+    pub tick_rate: u32,
     /// Addresses of this machine.
     pub local: Vec<Ipv4Addr>,
 }
@@ -41,6 +43,7 @@ fn check_with(config: &Config, pins: &Pins, may_be_away: impl Fn(&str) -> bool) 
     features::check(config.xdp != XdpChoice::Off)?;
     features::check_memory(Sizes::for_flows(config.max_flows).flows)?;
     object::check_embedded()?;
+    let tick_rate = clock::tick_rate()?;
     let devices = check_devices(config, may_be_away)?;
     let facts: Vec<Facts> = devices.iter().map(Facts::of).collect();
     let xdp = xdp::decide(config.xdp, &facts)?;
@@ -52,7 +55,7 @@ fn check_with(config: &Config, pins: &Pins, may_be_away: impl Fn(&str) -> bool) 
     let pinned = object::check_pinned(pins, wanted)?;
     let local =
         links::local_addresses().map_err(|error| Error::Netlink { action: "listing addresses", error })?;
-    Ok(Findings { devices, bpffs, xdp, pinned, local })
+    Ok(Findings { devices, bpffs, xdp, pinned, tick_rate, local })
 }
 
 fn check_devices(config: &Config, may_be_away: impl Fn(&str) -> bool) -> Result<Vec<Link>, Error> {

@@ -28,7 +28,6 @@ pub fn reload(
     recorder: &mut Recorder,
     file: &Path,
     request: &Request,
-    tick_rate: u32,
     stop: &Stop,
 ) -> Answer {
     let mut answer = Answer { file: file.to_owned(), ..Answer::default() };
@@ -58,7 +57,7 @@ pub fn reload(
         Err(error) => return refused(answer, vec![error.to_string()]),
     };
     notify::reloading();
-    let outcome = apply(supervisor, new, findings.pinned.sizes, tick_rate, stop, request, &mut answer.notes);
+    let outcome = apply(supervisor, new, &findings, stop, request, &mut answer.notes);
     if outcome.is_ok()
         && let Some(change) = flow_log
         && let Err(error) = recorder.change(change, supervisor.maps())
@@ -89,8 +88,7 @@ fn refused(mut answer: Answer, errors: Vec<String>) -> Answer {
 fn apply(
     supervisor: &mut Supervisor,
     new: Config,
-    sizes: object::Sizes,
-    tick_rate: u32,
+    findings: &preflight::Findings,
     stop: &Stop,
     request: &Request,
     notes: &mut Vec<String>,
@@ -100,7 +98,8 @@ fn apply(
     let hooks = if supervisor.hooks().serve(&needed) {
         None
     } else {
-        let loaded = object::load(supervisor.pins(), sizes, tick_rate, &needed, stop);
+        let loaded =
+            object::load(supervisor.pins(), findings.pinned.sizes, findings.tick_rate, &needed, stop);
         let made = loaded.and_then(|object| {
             Hooks::new(object, supervisor.pins().clone(), TcMethod::of_this_kernel(), &needed)
         });

@@ -14,7 +14,6 @@ use crate::config::Config;
 use crate::control::{self, Call, Request};
 use crate::datapath::error::remedy;
 use crate::datapath::maps::StateMaps;
-use crate::datapath::object;
 use crate::datapath::pins::Pins;
 use crate::datapath::rests::Bound;
 use crate::datapath::sweep::{SharedReport, Sweeper};
@@ -107,7 +106,6 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     let listener = TcpListener::bind(config.metrics)
         .await
         .map_err(|error| RunError::Listen { address: config.metrics, error })?;
-    let tick_rate = object::tick_rate(&stop)?;
 
     features::warn();
     findings.bpffs.prepare()?;
@@ -120,7 +118,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
     let fresh = !pins.hold_maps() && pins.pinned_links().is_empty();
     let report = SharedReport::default();
     let records = flow_log::SharedStats::default();
-    let brought_up = bring_up(&config, &pins, &findings, tick_rate, &stop).and_then(|mut supervisor| {
+    let brought_up = bring_up(&config, &pins, &findings, &stop).and_then(|mut supervisor| {
         // Before the first thread starts, which would keep what it was born with.
         privileges::reduce().map_err(RunError::Privileges)?;
         let mut recorder = Recorder::new(pins.clone(), findings.pinned.sizes.flows / 2, records.clone());
@@ -167,7 +165,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
             _ = hangup.recv() => {
                 tracing.end(&mut supervisor, RELOADED);
                 let request = Request { dry_run: false, open_removed: false };
-                reload::reload(&mut supervisor, &mut recorder, file, &request, tick_rate, &stop);
+                reload::reload(&mut supervisor, &mut recorder, file, &request, &stop);
                 shared.set_devices(supervisor.devices());
                 set_ready(&ready, &supervisor);
             }
@@ -178,7 +176,7 @@ async fn serve(config: Config, file: &Path) -> Result<(), RunError> {
                         tracing.end(&mut supervisor, RELOADED);
                     }
                     // A client that has gone away has its answer in the log.
-                    let done = reload::reload(&mut supervisor, &mut recorder, file, &request, tick_rate, &stop);
+                    let done = reload::reload(&mut supervisor, &mut recorder, file, &request, &stop);
                     let _ = answer.send(done);
                     shared.set_devices(supervisor.devices());
                     set_ready(&ready, &supervisor);

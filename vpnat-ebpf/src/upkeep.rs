@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_skb_load_bytes};
+use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use vpnat_common::engine::flows::When;
@@ -14,13 +14,6 @@ use vpnat_common::layout::flow::FlowKey;
 use vpnat_common::layout::upkeep::{REAP_HOW_AT, REAP_KEYS_AT, REAP_MOST, REAP_NOW, REAP_REVOKED};
 
 use crate::tables::Kernel;
-
-/// Returns the low 32 bits of the kernel's jiffies, for the agent to find out HZ.
-#[classifier]
-pub fn probe_jiffies(_: TcContext) -> i32 {
-    // SAFETY: the helper only reads a kernel variable.
-    unsafe { bpf_jiffies64() as i32 }
-}
 
 /// Returns the datapath's clock, seconds.
 #[classifier]

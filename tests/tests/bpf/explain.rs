@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use aya::programs::Program;
 use tests::sandbox::Sandbox;
+use vpnat_agent::datapath::clock;
 use vpnat_agent::datapath::hooks::Needed;
 use vpnat_agent::datapath::object::{self, Sizes, TC_PROGRAMS, XDP_PROGRAMS};
 use vpnat_agent::datapath::pins::Pins;
@@ -20,17 +21,17 @@ fn every_program_has_a_rehearsal_that_loads() {
         let stop = Stop::default();
         let programs: Vec<&str> = TC_PROGRAMS.into_iter().chain(XDP_PROGRAMS).collect();
         assert!(
-            object::load_rehearsals(&pins, &programs, &stop).is_err(),
+            object::load_rehearsals(&pins, &programs).is_err(),
             "without maps there is nothing to rehearse"
         );
         assert!(!pins.hold_maps(), "and none are made");
 
         pins.create().expect("pin directories");
         let nothing = Needed { tc: BTreeSet::new(), xdp: BTreeSet::new() };
-        let rate = object::tick_rate(&stop).expect("the kernel's tick rate");
+        let rate = clock::tick_rate().expect("the kernel's tick rate");
         object::load(&pins, Sizes { flows: 64, fragments: 64, events: 64 << 10 }, rate, &nothing, &stop)
             .expect("maps");
-        let mut loaded = object::load_rehearsals(&pins, &programs, &stop).unwrap_or_else(|e| panic!("{e}"));
+        let mut loaded = object::load_rehearsals(&pins, &programs).unwrap_or_else(|e| panic!("{e}"));
         for name in programs {
             let name = object::rehearsal_of(name);
             let info = match loaded.program_mut(&name) {

@@ -12,6 +12,7 @@ use aya::{Ebpf, TestRun as _, TestRunOptions};
 use tests::link;
 use tests::netns::Namespace;
 use tests::sandbox::Sandbox;
+use vpnat_agent::datapath::clock;
 use vpnat_agent::datapath::hooks::Needed;
 use vpnat_agent::datapath::maps::ConfigMaps;
 use vpnat_agent::datapath::object::{self, Sizes, TC_PROGRAMS, XDP_PROGRAMS};
@@ -184,7 +185,7 @@ impl World {
 
     /// One in which time passes by itself.
     pub fn with_a_running_clock() -> Self {
-        in_a_thread(|| Self::load(object::tick_rate(&Stop::default()).expect("the kernel's tick rate")))
+        in_a_thread(|| Self::load(clock::tick_rate().expect("the kernel's tick rate")))
     }
 
     /// Loads the traced forms, runs them from now on, and tells what `filter` wants. The most that the verifier has looked at.

@@ -1,22 +1,16 @@
 //! The datapath counts seconds from jiffies, which cost nothing to read; the host finds out how long one is.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use aya::programs::SchedClassifier;
 use aya::{TestRun as _, TestRunOptions};
+use nix::time::{ClockId, clock_getres};
 use vpnat_common::layout::clock::Moment;
 
 use super::Error;
-use crate::stop::Stop;
 
-/// Program that returns the low 32 bits of the kernel's jiffies.
-pub const PROBE_JIFFIES: &str = "probe_jiffies";
 /// Program that returns the datapath's moment.
 pub const PROBE_CLOCK: &str = "probe_clock";
-
-/// Every tick rate that kernels for servers are built with (kernel/Kconfig.hz, and Alpha's and Arm's).
-const RATES: [u32; 8] = [100, 128, 200, 250, 256, 300, 500, 1000];
 
 /// Bytes handed to a program whose input does not matter: the least that the kernel takes.
 const FILLER: [u8; 64] = [0; 64];
@@ -34,44 +28,19 @@ pub fn now(pin: &Path) -> Result<Moment, Error> {
     Ok(Moment::new(ask(&program, PROBE_CLOCK)?))
 }
 
-/// The kernel's tick rate in hertz.
-pub fn tick_rate(program: &SchedClassifier, stop: &Stop) -> Result<u32, Error> {
-    let read = || -> Result<_, Error> {
-        let before = Instant::now();
-        let jiffies = ask(program, PROBE_JIFFIES)?;
-        Ok((before, jiffies, Instant::now()))
-    };
-    let first = read()?;
-    let mut said = String::new();
-    // The longer the span, the fewer rates fit; a busy machine may need the longer ones.
-    for wait in [60, 120, 400, 1500] {
-        let until = Instant::now() + Duration::from_millis(wait);
-        while Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(20));
-            if stop.is_set() {
-                return Err(Error::Stopped);
-            }
-        }
-        let second = read()?;
-        let ticks = second.1.wrapping_sub(first.1);
-        let shortest = second.0.duration_since(first.2);
-        let longest = second.2.duration_since(first.0);
-        match fitting(ticks, shortest, longest).as_slice() {
-            [rate] => return Ok(*rate),
-            rates => {
-                said = format!("{ticks} ticks in {} ms fit {rates:?} Hz", longest.as_millis());
-            }
-        }
-    }
-    Err(Error::Clock(said))
+/// The kernel's tick rate in hertz: the resolution of its coarse clocks is one tick (clock_getres(2), `TICK_NSEC` of
+/// `include/linux/jiffies.h`). Not measured, which a machine that gets no processor time makes impossible.
+pub fn tick_rate() -> Result<u32, Error> {
+    let tick =
+        clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| Error::Clock(error.to_string()))?;
+    let nanoseconds = tick.tv_sec() * 1_000_000_000 + tick.tv_nsec();
+    rate_of(nanoseconds).ok_or_else(|| Error::Clock(format!("a tick of {nanoseconds} ns")))
 }
 
-/// The rates at which `ticks` can pass in a time between `shortest` and `longest`.
-fn fitting(ticks: u32, shortest: Duration, longest: Duration) -> Vec<u32> {
-    let ticks = f64::from(ticks);
-    let lowest = (ticks - 1.0) / longest.as_secs_f64();
-    let highest = (ticks + 1.0) / shortest.as_secs_f64().max(1e-9);
-    RATES.into_iter().filter(|rate| (lowest..=highest).contains(&f64::from(*rate))).collect()
+/// How many ticks of so many nanoseconds, rounded, are a second.
+fn rate_of(nanoseconds: i64) -> Option<u32> {
+    let rate = (1_000_000_000 + nanoseconds / 2).checked_div(nanoseconds)?;
+    u32::try_from(rate).ok().filter(|rate| (10..=10_000).contains(rate))
 }
 
 /// What jiffies are multiplied with to get seconds in the upper half of 64 bits.
@@ -83,18 +52,21 @@ pub fn multiplier(tick_rate: u32) -> u64 {
 mod tests {
     use super::*;
 
+    /// Tick rates that kernels are built with (kernel/Kconfig.hz, and Alpha's, Arm's and MIPS').
+    const RATES: [u32; 12] = [24, 48, 64, 100, 128, 200, 250, 256, 300, 500, 1000, 1024];
+
     #[test]
-    fn every_rate_is_told_from_the_others() {
+    fn a_tick_tells_its_rate() {
         for rate in RATES {
-            for (millis, slack) in [(400u64, 2u64), (1500, 10)] {
-                let ticks = (u64::from(rate) * millis / 1000) as u32;
-                let fits =
-                    fitting(ticks, Duration::from_millis(millis), Duration::from_millis(millis + slack));
-                assert!(fits.contains(&rate), "{rate}: {fits:?}");
-            }
-            let fits = fitting(rate * 3 / 2, Duration::from_millis(1500), Duration::from_millis(1502));
-            assert_eq!(fits, [rate]);
+            // `TICK_NSEC`.
+            let tick = (1_000_000_000 + rate / 2) / rate;
+            assert_eq!(rate_of(i64::from(tick)), Some(rate));
         }
+        // A clock that is not coarse, and what no clock says.
+        for tick in [1, 0, -1, 1_000_000_000, i64::MAX, i64::MIN] {
+            assert_eq!(rate_of(tick), None, "{tick}");
+        }
+        assert!(tick_rate().is_ok_and(|rate| RATES.contains(&rate)));
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub enum Error {
     #[error("{reason}: {device}: {remedy}")]
     XdpUnfit { device: String, reason: String, remedy: String },
     #[error(
-        "cannot tell the kernel's tick rate ({0}): probe_jiffies: report this with your kernel's CONFIG_HZ"
+        "cannot tell the kernel's tick rate ({0}): clock_getres of CLOCK_MONOTONIC_COARSE: report this with your kernel's CONFIG_HZ"
     )]
     Clock(String),
     #[error(

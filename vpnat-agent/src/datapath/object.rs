@@ -1,4 +1,4 @@
-//! Loading the embedded object: first alone, to learn the kernel's tick rate, then over the pinned maps.
+//! Loading the embedded object over the pinned maps.
 
 use std::fs;
 use std::io;
@@ -182,22 +182,6 @@ fn trim() {
     }
 }
 
-/// Asks the kernel for its tick rate, with a load of its own that leaves nothing behind.
-pub fn tick_rate(stop: &Stop) -> Result<u32, Error> {
-    check_embedded()?;
-    let mut loader = loader();
-    for name in [names::FLOWS, names::FRAGMENTS] {
-        loader.map_max_entries(name, 64);
-    }
-    let mut object = loader.load(OBJECT).map_err(object_error)?;
-    tick_rate_of(classifier(&mut object, clock::PROBE_JIFFIES)?, stop)
-}
-
-fn tick_rate_of(program: &mut SchedClassifier, stop: &Stop) -> Result<u32, Error> {
-    program.load().map_err(|error| load_error(clock::PROBE_JIFFIES, error))?;
-    clock::tick_rate(program, stop)
-}
-
 /// Loads maps and programs. Maps that are not pinned yet are made and pinned; if the load fails, those pins
 /// are taken back.
 pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &Stop) -> Result<Ebpf, Error> {
@@ -213,7 +197,7 @@ pub fn load(pins: &Pins, sizes: Sizes, tick_rate: u32, needed: &Needed, stop: &S
 
 /// Loads the rehearsals of `programs` over pinned maps. They change none of these; the few entries that a rehearsal
 /// writes are in maps of its own, which go with what this returns.
-pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Ebpf, Error> {
+pub fn load_rehearsals(pins: &Pins, programs: &[&str]) -> Result<Ebpf, Error> {
     let pinned = |name| maps::info(&pins.map(name), name);
     for name in names::ALL {
         // The loader would make what is missing.
@@ -230,7 +214,7 @@ pub fn load_rehearsals(pins: &Pins, programs: &[&str], stop: &Stop) -> Result<Eb
     if check_pinned(pins, sizes)?.renew {
         return Err(Error::OtherBuild { path: pins.maps() });
     }
-    let multiplier = clock::multiplier(tick_rate(stop)?);
+    let multiplier = clock::multiplier(clock::tick_rate()?);
     let secret = new_secret()?;
     let mut loader = EbpfLoader::new();
     loader

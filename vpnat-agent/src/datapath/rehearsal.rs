@@ -13,7 +13,6 @@ use vpnat_common::layout::user::FlowEntryBytes;
 
 use super::pins::Pins;
 use super::{Error, object};
-use crate::stop::Stop;
 
 /// What a program may add to a packet, bytes.
 const SLACK: usize = 256;
@@ -52,7 +51,7 @@ pub struct Rehearsal {
 impl Rehearsal {
     /// A rehearsal over the maps in `pins`; `room` is how many entries the flow table still takes.
     pub fn new(pins: &Pins, room: u32) -> Result<Self, Error> {
-        let object = object::load_rehearsals(pins, &[], &Stop::default())?;
+        let object = object::load_rehearsals(pins, &[])?;
         Ok(Self { object, loaded: BTreeSet::new(), room })
     }
 
