@@ -50,7 +50,7 @@ pub trait Places<T> {
         self.at(index).map(NonNull::as_ptr)
     }
 
-    /// What is in place `index`. For what the programs do not change.
+    /// What is in place `index`. For what only the agent or this CPU's own program changes.
     #[inline(always)]
     fn look<'map>(&'map self, index: u32) -> Option<&'map T>
     where
